@@ -1,0 +1,194 @@
+package phantom
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// An ErrorHandler writes the answer to a rejected request. When it runs, the
+// challenge, Cache-Control and Retry-After are already in w's header, so that
+// it cannot lose them; it writes the status err.StatusCode() and a body. If it
+// writes a body only, that status is used; if it writes nothing, the default
+// answer is sent, so that a rejection never becomes an implicit 200. It must
+// not write anything that it took from the request's credentials.
+type ErrorHandler func(w http.ResponseWriter, r *http.Request, err *Error)
+
+// rejecter renders rejections. It is the only writer of challenges.
+type rejecter struct {
+	realm            string
+	resourceMetadata string
+	handler          ErrorHandler
+}
+
+// reject answers a request that is not let through.
+func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error) {
+	j.setHeader(w.Header(), e)
+	if j.handler == nil {
+		writeProblem(w, r, e)
+		return
+	}
+	guard := &answerGuard{ResponseWriter: w, status: e.StatusCode()}
+	defer func() {
+		p := recover()
+		if !guard.answered {
+			if p != nil && p != http.ErrAbortHandler {
+				e = rejection(ReasonInternal, "error handler panicked")
+				j.setHeader(w.Header(), e)
+				p = nil
+			}
+			if p == nil {
+				writeProblem(w, r, e)
+			}
+		}
+		if p != nil {
+			panic(p)
+		}
+	}()
+	own := *e
+	j.handler(guard, r, &own)
+}
+
+// setHeader sets what every rejection carries and removes what an outer
+// handler may have said of the answer that is not going to be sent.
+func (j *rejecter) setHeader(h http.Header, e *Error) {
+	for _, name := range []string{
+		"Content-Length", "Content-Encoding", "Etag", "Last-Modified", "Expires", "Accept-Ranges",
+		"Www-Authenticate", "Retry-After",
+	} {
+		h.Del(name)
+	}
+	h.Set("Cache-Control", "no-store")
+	switch k := e.kind(); k.status {
+	case http.StatusServiceUnavailable:
+		h.Set("Retry-After", strconv.FormatInt(retrySeconds(e.RetryAfter), 10))
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		h.Set("Www-Authenticate", j.challenge(k, e))
+	}
+}
+
+// retrySeconds rounds up to whole seconds from 1 to 30 (RFC 9110 section
+// 10.2.3).
+func retrySeconds(d time.Duration) int64 {
+	d = min(max(d, time.Second), 30*time.Second)
+	return int64((d + time.Second - 1) / time.Second)
+}
+
+// challenge renders the one challenge of a rejection: RFC 6750 section 3, with
+// at least one auth-param, none of them twice.
+func (j *rejecter) challenge(k kind, e *Error) string {
+	var b strings.Builder
+	b.WriteString("Bearer ")
+	seen := map[string]bool{}
+	param := func(name, value string) {
+		if seen[name] || !isToken(name) || !isQuotable(value) {
+			return
+		}
+		if len(seen) > 0 {
+			b.WriteString(", ")
+		}
+		seen[name] = true
+		b.WriteString(name + `="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"`)
+	}
+	param("realm", j.realm)
+	if k.code != "" {
+		if isErrorText(k.code) {
+			param("error", k.code)
+		}
+		if scopes := slices.DeleteFunc(slices.Clone(e.Scopes), func(s string) bool { return !isScopeToken(s) }); len(scopes) > 0 {
+			param("scope", strings.Join(scopes, " "))
+		}
+		if k.code == "invalid_request" { // the others say all there is to say
+			param("error_description", k.text)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.Params)) {
+		switch lower := strings.ToLower(name); lower {
+		case "realm", "error", "error_description", "scope", "resource_metadata":
+		default:
+			param(lower, e.Params[name])
+		}
+	}
+	if j.resourceMetadata != "" {
+		param("resource_metadata", j.resourceMetadata)
+	}
+	return b.String()
+}
+
+// isQuotable reports whether s can be written as a quoted-string of visible
+// ASCII characters and spaces (RFC 9110 section 5.6.4).
+func isQuotable(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+// isErrorText reports whether s is made of the characters that RFC 6750
+// section 3 permits in error and error_description.
+func isErrorText(s string) bool {
+	return isQuotable(s) && !strings.ContainsAny(s, `"\`)
+}
+
+// isScopeToken reports whether s is a scope-token (RFC 6749 section 3.3).
+func isScopeToken(s string) bool {
+	return s != "" && isErrorText(s) && !strings.Contains(s, " ")
+}
+
+func isToken(s string) bool {
+	for i := range len(s) {
+		if !isTokenChar(s[i]) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// writeProblem writes the default body (RFC 9457). It is made of constants, so
+// it echoes nothing.
+func writeProblem(w http.ResponseWriter, r *http.Request, e *Error) {
+	k := e.kind()
+	body, _ := json.Marshal(struct {
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+	}{"about:blank", http.StatusText(k.status), k.status, k.text}) // strings and an int always encode
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(k.status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // the client may be gone
+	}
+}
+
+// answerGuard is what an ErrorHandler writes to: it remembers whether anything
+// was written and supplies the status when only a body is.
+type answerGuard struct {
+	http.ResponseWriter
+	status   int
+	answered bool
+}
+
+func (g *answerGuard) WriteHeader(status int) {
+	if status >= http.StatusOK {
+		g.answered = true
+	}
+	g.ResponseWriter.WriteHeader(status)
+}
+
+func (g *answerGuard) Write(p []byte) (int, error) {
+	if !g.answered {
+		g.WriteHeader(g.status)
+	}
+	return g.ResponseWriter.Write(p)
+}
+
+// Unwrap serves [http.ResponseController].
+func (g *answerGuard) Unwrap() http.ResponseWriter { return g.ResponseWriter }

@@ -1,0 +1,165 @@
+package phantom
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/jose"
+)
+
+// A ClientAuth authenticates the introspection client, this service, to the
+// authorization server (RFC 7662 section 2.1). Authenticate adds credentials to
+// the request's header or to the form that becomes its body. It is called for
+// every attempt, so that a one-time credential is never sent twice and a
+// rotated secret is taken up at once. An error ends the lookup with status 503.
+//
+// A ClientAuth must be safe for concurrent use and must not keep req or form.
+type ClientAuth interface {
+	Authenticate(req *http.Request, form url.Values) error
+}
+
+// clientAuth is each ClientAuth of this package. The credentials live in a
+// closure, where no printing of an option or a Middleware reaches them.
+type clientAuth struct {
+	id           string
+	invalid      string // why New refuses it
+	certificates bool   // needs an http.Client of the caller's
+	set          func(c *clientAuth, req *http.Request, form url.Values) error
+	issuer       string // filled in by New
+}
+
+func (c *clientAuth) Authenticate(req *http.Request, form url.Values) error {
+	if c.invalid != "" {
+		return errors.New("phantom: client authentication: " + c.invalid)
+	}
+	return c.set(c, req, form)
+}
+
+// String and GoString keep credentials out of printed values.
+func (c *clientAuth) String() string   { return "phantom.ClientAuth(redacted)" }
+func (c *clientAuth) GoString() string { return c.String() }
+
+func requireNonEmpty(name, value string) string {
+	if value == "" {
+		return "empty " + name
+	}
+	return ""
+}
+
+// ClientSecretBasic sends the client's id and secret by HTTP Basic
+// authentication, each form-encoded first, as RFC 6749 section 2.3.1 demands.
+// Neither may be empty.
+func ClientSecretBasic(id, secret string) ClientAuth {
+	return &clientAuth{
+		id:      id,
+		invalid: requireNonEmpty("client id", id) + requireNonEmpty("client secret", secret),
+		set: func(_ *clientAuth, req *http.Request, _ url.Values) error {
+			req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
+			return nil
+		},
+	}
+}
+
+// ClientSecretPost sends the client's id and secret in the form (RFC 6749
+// section 2.3.1). Neither may be empty.
+func ClientSecretPost(id, secret string) ClientAuth {
+	return &clientAuth{
+		id:      id,
+		invalid: requireNonEmpty("client id", id) + requireNonEmpty("client secret", secret),
+		set: func(_ *clientAuth, _ *http.Request, form url.Values) error {
+			form.Set("client_id", id)
+			form.Set("client_secret", secret)
+			return nil
+		},
+	}
+}
+
+// assertionLifetime is how long a client assertion is valid.
+const assertionLifetime = 60 * time.Second
+
+// PrivateKeyJWT sends a JWT signed with the client's private key (RFC 7523
+// section 2.2): a new one for each attempt, valid for 60 seconds, its audience
+// the issuer as one string. The alg is one of RS, PS and ES 256/384/512 and
+// EdDSA, and must fit the key; keyID may be empty.
+func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
+	invalid := requireNonEmpty("client id", id)
+	if key == nil {
+		invalid = "nil key"
+	} else if err := jose.SignerMatches(alg, key.Public()); err != nil {
+		invalid = err.Error()
+	}
+	return &clientAuth{
+		id:      id,
+		invalid: invalid,
+		set: func(c *clientAuth, _ *http.Request, form url.Values) error {
+			now := time.Now()
+			claims, err := json.Marshal(map[string]any{
+				"iss": id, "sub": id, "aud": c.issuer, "jti": rand.Text(),
+				"iat": now.Unix(), "exp": now.Add(assertionLifetime).Unix(),
+			})
+			if err != nil {
+				return err
+			}
+			assertion, err := jose.Sign(alg, keyID, "JWT", key, claims)
+			if err != nil {
+				return err
+			}
+			form.Set("client_id", id)
+			form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+			form.Set("client_assertion", assertion)
+			return nil
+		},
+	}
+}
+
+// TLSClientAuth sends the client's id in the form; the client authenticates
+// with the certificate of its TLS connection (RFC 8705 section 2), so [New]
+// wants a [WithHTTPClient] whose transport has one.
+func TLSClientAuth(id string) ClientAuth {
+	return &clientAuth{
+		id:           id,
+		invalid:      requireNonEmpty("client id", id),
+		certificates: true,
+		set: func(_ *clientAuth, _ *http.Request, form url.Values) error {
+			form.Set("client_id", id)
+			return nil
+		},
+	}
+}
+
+// BearerToken sends an access token of this service's own, for servers that
+// want one at the introspection endpoint (RFC 7662 section 2.1). The source is
+// called for each attempt, with the lookup's context, and is to cache the
+// token itself.
+func BearerToken(source func(context.Context) (string, error)) ClientAuth {
+	invalid := ""
+	if source == nil {
+		invalid = "nil source"
+	}
+	return &clientAuth{
+		invalid: invalid,
+		set: func(_ *clientAuth, req *http.Request, _ url.Values) error {
+			token, err := source(req.Context())
+			if err != nil {
+				return err
+			}
+			if checkTokenSyntax(token) != nil {
+				return errors.New("phantom: BearerToken: the source's token is not a b64token")
+			}
+			req.Header.Set("Authorization", bearerPrefix+token)
+			return nil
+		},
+	}
+}
+
+// NoClientAuth sends no credentials, for introspection endpoints that are
+// reachable from a private network only.
+func NoClientAuth() ClientAuth {
+	return &clientAuth{set: func(*clientAuth, *http.Request, url.Values) error { return nil }}
+}

@@ -1,0 +1,46 @@
+package phantom
+
+import (
+	"maps"
+	"net/http"
+	"strings"
+)
+
+// forward returns the request for next: a shallow copy with the token in its
+// context and with a header map of its own, in which the JWT stands in place of
+// what the client sent.
+func forward(r *http.Request, tok *Token) *http.Request {
+	out := r.WithContext(NewContext(r.Context(), tok))
+	header := maps.Clone(r.Header)
+	if header == nil {
+		header = http.Header{}
+	}
+	if _, canonical := authorization(header); !canonical {
+		maps.DeleteFunc(header, func(name string, _ []string) bool { return strings.EqualFold(name, "Authorization") })
+	}
+	header["Authorization"] = []string{tok.header()}
+	// A proxy drops what Connection names (RFC 9110 section 7.6.1): the client
+	// must not be able to name this field, or to announce it as a trailer.
+	if connection := header["Connection"]; len(connection) > 0 {
+		cleanConnection(header, connection)
+	}
+	if _, announced := r.Trailer["Authorization"]; announced {
+		out.Trailer = maps.Clone(r.Trailer)
+		delete(out.Trailer, "Authorization")
+	}
+	out.Header = header
+	return out
+}
+
+func cleanConnection(header http.Header, fields []string) {
+	var kept []string
+	for option := range strings.SplitSeq(strings.Join(fields, ","), ",") {
+		if option = strings.Trim(option, " \t"); option != "" && !strings.EqualFold(option, "Authorization") {
+			kept = append(kept, option)
+		}
+	}
+	delete(header, "Connection")
+	if len(kept) > 0 {
+		header["Connection"] = []string{strings.Join(kept, ", ")}
+	}
+}

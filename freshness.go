@@ -1,0 +1,106 @@
+package phantom
+
+import (
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// freshness reads how long an answer may be kept from Cache-Control and Age
+// (RFC 9111 sections 4.2 and 5.2.2); negative if it does not say. What says
+// something that cannot be read is not kept at all.
+//
+// Most servers send no-store or no-cache by habit, whatever stands beside it,
+// and RFC 7662 section 4 leaves caching to the resource server: unless strict,
+// an answer with one of them says nothing.
+func freshness(h http.Header, strict bool) time.Duration {
+	maxAge := time.Duration(-1)
+	for name, value := range directives(h.Values("Cache-Control")) {
+		switch name {
+		case "no-store", "no-cache":
+			if strict {
+				return 0
+			}
+			return -1
+		case "max-age":
+			seconds, ok := deltaSeconds(value)
+			if !ok || maxAge >= 0 {
+				maxAge = 0
+				continue
+			}
+			maxAge = seconds
+		}
+	}
+	if maxAge <= 0 {
+		return maxAge
+	}
+	if ages := h.Values("Age"); len(ages) > 0 {
+		age, ok := deltaSeconds(ages[0])
+		if !ok || len(ages) > 1 {
+			return 0
+		}
+		maxAge = max(maxAge-age, 0)
+	}
+	return maxAge
+}
+
+// directives yields the directives of Cache-Control fields in order, their
+// names in lower case (RFC 9111 section 5.2). A comma inside a quoted-string
+// separates nothing.
+func directives(fields []string) func(yield func(name, value string) bool) {
+	return func(yield func(name, value string) bool) {
+		for rest := strings.Join(fields, ","); rest != ""; {
+			end, quoted := 0, false
+			for ; end < len(rest) && (quoted || rest[end] != ','); end++ {
+				switch {
+				case rest[end] == '"':
+					quoted = !quoted
+				case rest[end] == '\\' && quoted:
+					end++
+				}
+			}
+			end = min(end, len(rest))
+			name, value, _ := strings.Cut(rest[:end], "=")
+			rest = strings.TrimPrefix(rest[end:], ",")
+			value = strings.Trim(value, " \t")
+			if len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
+				value = value[1 : len(value)-1]
+			}
+			if name = strings.ToLower(strings.Trim(name, " \t")); name != "" && !yield(name, value) {
+				return
+			}
+		}
+	}
+}
+
+// deltaSeconds reads RFC 9111 section 1.2.2's delta-seconds. A number too
+// large to represent is the greatest one.
+func deltaSeconds(s string) (time.Duration, bool) {
+	if s == "" || strings.Trim(s, "0123456789") != "" {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil {
+		n = math.MaxInt32
+	}
+	return time.Duration(n) * time.Second, true
+}
+
+// retryAfterMost bounds what an authorization server can make us wait.
+const retryAfterMost = 30 * time.Second
+
+// retryAfter reads Retry-After (RFC 9110 section 10.2.3), bounded.
+func retryAfter(h http.Header, now time.Time) (time.Duration, bool) {
+	value := strings.Trim(h.Get("Retry-After"), " \t")
+	after, ok := deltaSeconds(value)
+	if !ok {
+		date, err := http.ParseTime(value)
+		if err != nil {
+			return 0, false
+		}
+		after = date.Sub(now)
+	}
+	return min(max(after, time.Second), retryAfterMost), true
+}

@@ -1,0 +1,54 @@
+// Package jose decides whether a JWT is what it claims to be: it parses compact
+// JWS strictly, reads JSON strictly, filters JWKs, and checks one signature with
+// one key and one algorithm at a time.
+//
+// It guarantees that
+//
+//   - a [Message] comes only from a compact JWS (RFC 7515 section 7.1) in canonical
+//     unpadded base64url whose header and payload are JSON objects without duplicate
+//     member names at any depth: no second reader can see other claims in it than we do;
+//   - the algorithm is one of RS, PS and ES 256/384/512 or EdDSA (RFC 7518, RFC 8037);
+//     "none", HMAC and everything else never reach a verifier, and an extension we do
+//     not implement (crit, b64, zip, enc) is refused rather than skipped;
+//   - a [Key] is a public key whose kind and algorithm pin decide what it may verify
+//     (RFC 8725 section 3.1). The header of a token only ever confirms that choice:
+//     its jku, x5u, jwk, x5c and x5t members are never looked at;
+//   - malformed input and a failed check stay apart, as [ErrMalformed] and [*Rejection];
+//   - time and memory stay within a small multiple of the input, whatever the input;
+//     no panic of the signature library leaves the package;
+//   - no error text holds a byte of a token or of a key.
+//
+// It does not look at any claim (issuer, audience, times, typ policy), fetch anything,
+// choose among keys, or bound the size of a JWK Set document: those are the caller's.
+// RSASSA-PSS signatures are accepted with any salt length, because that is how the
+// signature library checks them; RFC 7518 section 3.5 binds the signer.
+//
+// This is the only package that imports jwx, and it uses two things of it: jwk to turn
+// one JWK that was rebuilt from checked members into a Go key, and jws to check or
+// make one signature. Moving to another version, or away from it, is a change of this
+// package alone.
+package jose
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrMalformed says that the input is not a strict compact JWS, not strict JSON, or not
+// a JWK Set. The token never was one that we could have judged.
+var ErrMalformed = errors.New("malformed")
+
+func malformed(reason string) error {
+	return fmt.Errorf("%w: %s", ErrMalformed, reason)
+}
+
+// Rejection says that a well-formed token was refused, and by which check.
+type Rejection struct {
+	Check  string // "alg", "crit", "b64", "zip", "enc", "kid", "typ", "key" or "signature"
+	Detail string // fixed text; never a part of the token or of a key
+}
+
+// Error implements error.
+func (r *Rejection) Error() string {
+	return r.Check + ": " + r.Detail
+}

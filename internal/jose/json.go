@@ -1,0 +1,168 @@
+package jose
+
+import (
+	"bytes"
+	"encoding/json"
+	"iter"
+	"slices"
+	"unicode/utf8"
+)
+
+// maxDepth bounds nesting. Claims nest a few levels (RFC 8693 "act" chains and RFC 9396
+// authorization details are the deepest in use); 64 leaves room for all of them and
+// keeps the recursion of this reader, and of any reader after it, trivially small.
+const maxDepth = 64
+
+// Object is the members of one strict JSON object. The zero value has none.
+//
+// encoding/json cannot be this reader: it matches names without regard to case, keeps
+// the last of two members with one name, replaces invalid UTF-8 by U+FFFD, and a
+// Decoder stops before trailing bytes. Each of these lets two readers of one token
+// disagree about what it says.
+type Object struct {
+	members []member // sorted by name
+}
+
+type member struct {
+	name  []byte // unescaped
+	value Value
+}
+
+// Value is one JSON value inside a parsed document. The zero Value is an absent one.
+// It shares memory with the document.
+type Value struct {
+	raw []byte
+}
+
+// ParseObject reads data as exactly one JSON object (RFC 8259), surrounded by nothing
+// but JSON whitespace. It refuses invalid UTF-8, lone surrogate escapes, a byte order
+// mark, nesting deeper than 64 levels and, at every depth, two members whose names are
+// equal after unescaping. Errors wrap [ErrMalformed]. The Object shares memory with
+// data, which must not change afterwards.
+func ParseObject(data []byte) (Object, error) {
+	if !utf8.Valid(data) {
+		return Object{}, malformed("invalid UTF-8")
+	}
+	s := scanner{data: data}
+	s.space()
+	if s.peek() != '{' {
+		return Object{}, malformed("not a JSON object")
+	}
+	// One allocation that fits: each member has a colon and takes five bytes or more.
+	s.members = make([]member, 0, min(bytes.Count(data, []byte{':'}), len(data)/5+1))
+	if err := s.object(1); err != nil {
+		return Object{}, err
+	}
+	s.space()
+	if s.pos != len(data) {
+		return Object{}, malformed("bytes after the JSON object")
+	}
+	return Object{members: s.members}, nil
+}
+
+// Len returns the number of members.
+func (o Object) Len() int { return len(o.members) }
+
+// Get returns the member of exactly that name, or the zero Value.
+func (o Object) Get(name string) Value {
+	i, found := slices.BinarySearchFunc(o.members, name, func(m member, name string) int {
+		switch {
+		case string(m.name) < name: // this conversion does not allocate
+			return -1
+		case string(m.name) > name:
+			return 1
+		}
+		return 0
+	})
+	if !found {
+		return Value{}
+	}
+	return o.members[i].value
+}
+
+// All yields every member, ordered by name.
+func (o Object) All() iter.Seq2[string, Value] {
+	return func(yield func(string, Value) bool) {
+		for _, m := range o.members {
+			if !yield(string(m.name), m.value) {
+				return
+			}
+		}
+	}
+}
+
+// Exists reports whether the member was there at all, null included.
+func (v Value) Exists() bool { return len(v.raw) > 0 }
+
+// IsNull reports whether the value is a JSON null.
+func (v Value) IsNull() bool { return v.first() == 'n' }
+
+// Raw returns the JSON text of the value, nil when absent. It must not be modified.
+func (v Value) Raw() json.RawMessage { return v.raw }
+
+// Bool returns the value of a JSON boolean.
+func (v Value) Bool() (b, ok bool) {
+	c := v.first()
+	return c == 't', c == 't' || c == 'f'
+}
+
+// Text returns a JSON string, unescaped.
+func (v Value) Text() (string, bool) {
+	if v.first() != '"' {
+		return "", false
+	}
+	return string(unescape(v.raw[1 : len(v.raw)-1])), true
+}
+
+// Texts returns a JSON array all of whose elements are strings.
+func (v Value) Texts() ([]string, bool) {
+	if v.first() != '[' {
+		return nil, false
+	}
+	texts := []string{}
+	for element := range v.elements() {
+		text, ok := element.Text()
+		if !ok {
+			return nil, false
+		}
+		texts = append(texts, text)
+	}
+	return texts, true
+}
+
+// Object returns a JSON object.
+func (v Value) Object() (Object, bool) {
+	if v.first() != '{' {
+		return Object{}, false
+	}
+	o, err := ParseObject(v.raw)
+	return o, err == nil
+}
+
+// first is the byte that tells the kind of the value, 0 when absent.
+func (v Value) first() byte {
+	if len(v.raw) == 0 {
+		return 0
+	}
+	return v.raw[0]
+}
+
+// elements yields what is in an array; anything else has no elements.
+func (v Value) elements() iter.Seq[Value] {
+	return func(yield func(Value) bool) {
+		if v.first() != '[' {
+			return
+		}
+		s := scanner{data: v.raw, pos: 1}
+		s.space()
+		for s.peek() != ']' {
+			start := s.pos
+			if s.value(2) != nil || !yield(Value{v.raw[start:s.pos:s.pos]}) {
+				return
+			}
+			s.space()
+			s.next(',')
+			s.space()
+		}
+	}
+}

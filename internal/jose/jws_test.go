@@ -1,0 +1,645 @@
+package jose_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/jose"
+)
+
+const (
+	goodHeader  = `{"alg":"ES256","kid":"k1","typ":"at+jwt"}`
+	goodPayload = `{"iss":"https://as.test","sub":"alice","exp":1999999999}`
+)
+
+var anySignature = bytes.Repeat([]byte{1}, 64)
+
+func TestParseReturnsWhatTheTokenSays(t *testing.T) {
+	for _, alg := range algorithms {
+		t.Run(alg, func(t *testing.T) {
+			header := fmt.Sprintf(`{"alg":%q,"kid":"the key","typ":"at+jwt","x":[1]}`, alg)
+			m := parse(t, signed(alg, signerFor(alg), header, goodPayload))
+			if m.Algorithm != alg || m.KeyID != "the key" || m.Type != "at+jwt" {
+				t.Errorf("got %q %q %q", m.Algorithm, m.KeyID, m.Type)
+			}
+			if string(m.Payload) != goodPayload {
+				t.Errorf("payload %s", m.Payload)
+			}
+			if sub, _ := m.Claims.Get("sub").Text(); sub != "alice" || m.Claims.Len() != 3 {
+				t.Errorf("sub %q of %d claims", sub, m.Claims.Len())
+			}
+			if string(m.Header.Get("x").Raw()) != "[1]" {
+				t.Errorf("header x is %s", m.Header.Get("x").Raw())
+			}
+			if err := newKey(t, signerFor(alg).Public()).Verify(m); err != nil {
+				t.Errorf("verify: %v", err)
+			}
+		})
+	}
+}
+
+func TestParseClassifies(t *testing.T) {
+	header := func(members string) string { return compact(members, goodPayload, anySignature) }
+	payload := func(text string) string { return compact(goodHeader, text, anySignature) }
+	good := compact(goodHeader, goodPayload, anySignature)
+	segments := strings.Split(good, ".")
+	h, p, s := segments[0], segments[1], segments[2]
+
+	tests := []struct{ name, jwt, want string }{
+		{"well-formed", good, "ok"},
+
+		{"J125 none", header(`{"alg":"none"}`), "alg"},
+		{"J125 None", header(`{"alg":"None"}`), "alg"},
+		{"J125 nOnE", header(`{"alg":"nOnE"}`), "alg"},
+		{"J125 none, empty signature", compact(`{"alg":"none"}`, goodPayload, nil), "malformed"},
+		{"J125 None, empty signature", compact(`{"alg":"None"}`, goodPayload, nil), "malformed"},
+		{"J125 nOnE, empty signature", compact(`{"alg":"nOnE"}`, goodPayload, nil), "malformed"},
+		{"J125 none, no third segment", h + "." + p, "malformed"},
+
+		{"alg missing", header(`{"typ":"JWT"}`), "alg"},
+		{"alg null", header(`{"alg":null}`), "alg"},
+		{"alg number", header(`{"alg":256}`), "alg"},
+		{"alg array", header(`{"alg":["RS256"]}`), "alg"},
+		{"alg object", header(`{"alg":{"RS256":1}}`), "alg"},
+		{"alg empty", header(`{"alg":""}`), "alg"},
+		{"alg lower case", header(`{"alg":"rs256"}`), "alg"},
+		{"alg with a space", header(`{"alg":"RS256 "}`), "alg"},
+		{"alg with NUL", header(`{"alg":"RS256\u0000"}`), "alg"},
+		{"ALG instead of alg", header(`{"ALG":"ES256"}`), "alg"},
+		{"alg RS1", header(`{"alg":"RS1"}`), "alg"},
+		{"alg ES256K", header(`{"alg":"ES256K"}`), "alg"},
+		{"alg HS256", header(`{"alg":"HS256"}`), "alg"},
+		{"alg HS384", header(`{"alg":"HS384"}`), "alg"},
+		{"alg HS512", header(`{"alg":"HS512"}`), "alg"},
+		{"alg RSA-OAEP", header(`{"alg":"RSA-OAEP"}`), "alg"},
+		{"alg ML-DSA-65", header(`{"alg":"ML-DSA-65"}`), "alg"},
+		{"alg escaped spelling", header(`{"\u0061lg":"\u0045S256"}`), "ok"},
+
+		{"J131 none first", header(`{"alg":"none","alg":"ES256"}`), "malformed"},
+		{"J131 none last", header(`{"alg":"ES256","alg":"none"}`), "malformed"},
+		{"J131 escaped twin", header(`{"alg":"ES256","\u0061lg":"none"}`), "malformed"},
+		{"J131 nested duplicate", header(`{"alg":"ES256","x":{"y":[{"a":1,"a":2}]}}`), "malformed"},
+		{"J131 case differs", header(`{"alg":"ES256","Alg":"none"}`), "ok"},
+
+		{"J136 crit exp", header(`{"alg":"ES256","crit":["exp"]}`), "crit"},
+		{"J136 crit empty", header(`{"alg":"ES256","crit":[]}`), "crit"},
+		{"J136 crit extension", header(`{"alg":"ES256","crit":["http://x"],"http://x":true}`), "crit"},
+		{"J136 crit string", header(`{"alg":"ES256","crit":"exp"}`), "crit"},
+		{"J136 crit null", header(`{"alg":"ES256","crit":null}`), "crit"},
+		{"J136 crit false", header(`{"alg":"ES256","crit":false}`), "crit"},
+		{"b64 false with crit", header(`{"alg":"ES256","b64":false,"crit":["b64"]}`), "crit"},
+		{"b64 false", header(`{"alg":"ES256","b64":false}`), "b64"},
+		{"b64 true", header(`{"alg":"ES256","b64":true}`), "b64"},
+		{"b64 null", header(`{"alg":"ES256","b64":null}`), "b64"},
+		{"zip", header(`{"alg":"ES256","zip":"DEF"}`), "zip"},
+		{"enc", header(`{"alg":"ES256","enc":"A256GCM"}`), "enc"},
+
+		{"J138 key references are no business of ours", header(`{"alg":"ES256","jku":"https://evil.test","x5u":1,"jwk":null,"x5c":[],"x5t":{}}`), "ok"},
+
+		{"J141 kid path", header(`{"alg":"ES256","kid":"../../etc/passwd"}`), "ok"},
+		{"J141 kid SQL", header(`{"alg":"ES256","kid":"' OR 1=1"}`), "ok"},
+		{"J141 kid NUL", header(`{"alg":"ES256","kid":"a\u0000b"}`), "kid"},
+		{"J141 kid 1 MiB", header(`{"alg":"ES256","kid":"` + strings.Repeat("k", 1<<20) + `"}`), "malformed"},
+		{"J141 kid fills the header", header(`{"alg":"ES256","kid":"` + strings.Repeat("k", jose.MaxHeaderSize) + `"}`), "malformed"},
+		{"J141 kid number", header(`{"alg":"ES256","kid":1}`), "kid"},
+		{"J141 kid empty", header(`{"alg":"ES256","kid":""}`), "kid"},
+		{"kid null", header(`{"alg":"ES256","kid":null}`), "kid"},
+		{"kid array", header(`{"alg":"ES256","kid":["k"]}`), "kid"},
+		{"kid newline", header(`{"alg":"ES256","kid":"a\nb"}`), "kid"},
+		{"kid escape byte", header(`{"alg":"ES256","kid":"\u001b[31m"}`), "kid"},
+		{"kid DEL", header(`{"alg":"ES256","kid":"a\u007f"}`), "kid"},
+		{"kid 256 bytes", header(`{"alg":"ES256","kid":"` + strings.Repeat("k", 256) + `"}`), "ok"},
+		{"kid 257 bytes", header(`{"alg":"ES256","kid":"` + strings.Repeat("k", 257) + `"}`), "kid"},
+		{"kid 129 letters of two bytes", header(`{"alg":"ES256","kid":"` + strings.Repeat("é", 129) + `"}`), "kid"},
+		{"kid not ASCII", header(`{"alg":"ES256","kid":"clé-№1"}`), "ok"},
+		{"kid absent", header(`{"alg":"ES256"}`), "ok"},
+
+		{"J142 typ absent", header(`{"alg":"ES256"}`), "ok"},
+		{"J142 typ JWT", header(`{"alg":"ES256","typ":"JWT"}`), "ok"},
+		{"J145 typ policy is the caller's", header(`{"alg":"ES256","typ":"dpop+jwt"}`), "ok"},
+		{"typ empty is a string", header(`{"alg":"ES256","typ":""}`), "ok"},
+		{"typ null", header(`{"alg":"ES256","typ":null}`), "typ"},
+		{"typ number", header(`{"alg":"ES256","typ":1}`), "typ"},
+		{"typ array", header(`{"alg":"ES256","typ":["JWT"]}`), "typ"},
+
+		{"J147 JWE", good + "." + p + "." + s, "malformed"},
+		{"J149 flattened", `{"payload":"` + p + `","protected":"` + h + `","signature":"` + s + `"}`, "malformed"},
+		{"J149 general", `{"payload":"` + p + `","signatures":[{"protected":"` + h + `","signature":"` + s + `"}]}`, "malformed"},
+		{"J149 JSON with two dots", `{"payload":"e30","x":"..","signature":""}`, "malformed"},
+
+		{"J151 empty", "", "malformed"},
+		{"J151 one segment", h, "malformed"},
+		{"J151 two segments", h + "." + p, "malformed"},
+		{"J151 four segments", good + "." + s, "malformed"},
+		{"J151 four, the last empty", good + ".", "malformed"},
+		{"J151 leading dot", "." + good, "malformed"},
+		{"J151 empty header", "." + p + "." + s, "malformed"},
+		{"J151 empty payload", h + ".." + s, "malformed"},
+		{"J151 empty signature", h + "." + p + ".", "malformed"},
+		{"J151 only dots", "..", "malformed"},
+		{"J151 padding of the header", h + "=." + p + "." + s, "malformed"},
+		{"J151 padding of the payload", h + "." + p + "==." + s, "malformed"},
+		{"J151 padding of the signature", good + "=", "malformed"},
+		{"J151 plus", h + "." + p + ".+" + s[1:], "malformed"},
+		{"J151 slash", h + "." + p + "./" + s[1:], "malformed"},
+		{"space before", " " + good, "malformed"},
+		{"space after", good + " ", "malformed"},
+		{"newline after", good + "\n", "malformed"},
+		{"carriage return after", good + "\r\n", "malformed"},
+		{"newline in the header", h[:4] + "\n" + h[4:] + "." + p + "." + s, "malformed"},
+		{"newline in the payload", h + "." + p[:5] + "\r" + p[5:] + "." + s, "malformed"},
+		{"newline in the signature", h + "." + p + "." + s[:7] + "\n" + s[7:], "malformed"},
+		{"NUL in the signature", h + "." + p + "." + s[:7] + "\x00" + s[8:], "malformed"},
+		{"not ASCII in the signature", h + "." + p + "." + s[:7] + "é" + s[9:], "malformed"},
+		{"unused bits set in the signature", h + "." + p + "." + s[:len(s)-1] + nextLetter(s[len(s)-1]), "malformed"},
+		{"unused bits set in the payload", h + "." + b64([]byte(`{"a": 1}`))[:10] + "R" + "." + s, "malformed"},
+		{"one character too many", h + "." + p + "." + s[:len(s)-1], "malformed"},
+		{"Bearer left in front", "Bearer " + good, "malformed"},
+
+		{"header not JSON", compact("{", goodPayload, anySignature), "malformed"},
+		{"header array", compact("[]", goodPayload, anySignature), "malformed"},
+		{"header null", compact("null", goodPayload, anySignature), "malformed"},
+		{"header two objects", compact(goodHeader+goodHeader, goodPayload, anySignature), "malformed"},
+		{"header invalid UTF-8", compact("{\"alg\":\"ES256\",\"x\":\"\xff\"}", goodPayload, anySignature), "malformed"},
+		{"header with white space", compact(" \t\r\n{ \"alg\" : \"ES256\" } \n", goodPayload, anySignature), "ok"},
+
+		{"J153 two objects", payload(`{"sub":"a"}{"sub":"b"}`), "malformed"},
+		{"J154 empty", payload(""), "malformed"},
+		{"J154 null", payload("null"), "malformed"},
+		{"J154 array", payload(`[{"sub":"a"}]`), "malformed"},
+		{"J154 string", payload(`"{}"`), "malformed"},
+		{"J154 number", payload("1"), "malformed"},
+		{"J154 white space only", payload("  "), "malformed"},
+		{"J154 byte order mark", payload("\ufeff" + goodPayload), "malformed"},
+		{"J154 UTF-16", payload(utf16le(goodPayload)), "malformed"},
+		{"payload duplicate claim", payload(`{"sub":"a","sub":"b"}`), "malformed"},
+		{"payload duplicate inside act", payload(`{"act":{"sub":"a","sub":"b"}}`), "malformed"},
+		{"payload byte FF in sub", payload("{\"sub\":\"a\xff\"}"), "malformed"},
+		{"payload lone surrogate", payload(`{"sub":"\ud800"}`), "malformed"},
+		{"payload is a JWT", payload(good), "malformed"},
+		{"payload empty object", payload("{}"), "ok"},
+
+		{"malformed wins: none and bad payload", compact(`{"alg":"none"}`, "null", anySignature), "malformed"},
+		{"malformed wins: crit and duplicate claim", compact(`{"alg":"ES256","crit":[]}`, `{"a":1,"a":1}`, anySignature), "malformed"},
+		{"malformed wins: HS256 and bad signature text", h + "." + p + ".=", "malformed"},
+		{"order: alg before crit", header(`{"alg":"none","crit":["exp"],"kid":1}`), "alg"},
+		{"order: crit before kid", header(`{"alg":"ES256","crit":["exp"],"kid":1}`), "crit"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m, err := jose.Parse(tt.jwt)
+			if got := class(t, err); got != tt.want {
+				t.Fatalf("got %s (%v), want %s", got, err, tt.want)
+			}
+			if (m == nil) != (err != nil) {
+				t.Errorf("message %v with error %v", m, err)
+			}
+			if err != nil && len(tt.jwt) > 40 && strings.Contains(err.Error(), tt.jwt[10:25]) {
+				t.Errorf("the error quotes the token: %v", err)
+			}
+		})
+	}
+}
+
+// nextLetter returns the base64url letter with the lowest bit flipped on.
+func nextLetter(c byte) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	return string(alphabet[strings.IndexByte(alphabet, c)|1])
+}
+
+func utf16le(s string) string {
+	var out strings.Builder
+	for _, c := range []byte(s) {
+		out.WriteByte(c)
+		out.WriteByte(0)
+	}
+	return out.String()
+}
+
+func TestEveryRejectionTextIsFixed(t *testing.T) {
+	for _, header := range []string{
+		`{"alg":"SECRET-MARK"}`, `{"alg":"ES256","crit":["SECRET-MARK"]}`,
+		`{"alg":"ES256","kid":"SECRET-MARK\u0000"}`, `{"alg":"ES256","typ":["SECRET-MARK"]}`,
+		`{"alg":"ES256","SECRET-MARK":1,"SECRET-MARK":2}`, `{"SECRET-MARK"}`,
+	} {
+		_, err := jose.Parse(compact(header, goodPayload, anySignature))
+		if err == nil || strings.Contains(err.Error(), "SECRET-MARK") {
+			t.Errorf("%s: %v", header, err)
+		}
+	}
+}
+
+func TestSizeLimits(t *testing.T) {
+	t.Run("J176 JWT of 33 KiB", func(t *testing.T) {
+		jwt := compact(goodHeader, `{"x":"`+strings.Repeat("x", 33<<10)+`"}`, anySignature)
+		if _, err := jose.Parse(jwt); class(t, err) != "malformed" {
+			t.Error(err)
+		}
+	})
+	t.Run("JWT near the limit", func(t *testing.T) {
+		jwt := compact(goodHeader, `{"x":"`+strings.Repeat("x", 24200)+`"}`, anySignature)
+		if len(jwt) > jose.MaxTokenSize || len(jwt) < jose.MaxTokenSize-512 {
+			t.Fatalf("the test token has %d bytes", len(jwt))
+		}
+		parse(t, jwt)
+	})
+	header := func(n int) string {
+		text := `{"alg":"ES256"}`
+		return compact(text+strings.Repeat(" ", n-len(text)), goodPayload, anySignature)
+	}
+	t.Run("header of exactly 8 KiB", func(t *testing.T) { parse(t, header(jose.MaxHeaderSize)) })
+	for _, n := range []int{jose.MaxHeaderSize + 1, 9 << 10, 20 << 10} {
+		t.Run(fmt.Sprintf("J176 header of %d bytes", n), func(t *testing.T) {
+			if _, err := jose.Parse(header(n)); class(t, err) != "malformed" {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestLengthIsExact(t *testing.T) {
+	// A signature segment of any length is well-formed; use it to hit the limit exactly.
+	prefix := b64([]byte(goodHeader)) + "." + b64([]byte(goodPayload)) + "."
+	fill := jose.MaxTokenSize - len(prefix)
+	if fill%4 == 1 {
+		t.Fatal("choose another payload: this length has no base64")
+	}
+	jwt := prefix + strings.Repeat("A", fill)
+	if m := parse(t, jwt); m == nil || len(jwt) != jose.MaxTokenSize {
+		t.Errorf("%d bytes", len(jwt))
+	}
+	if _, err := jose.Parse(jwt + "A"); class(t, err) != "malformed" {
+		t.Error("one byte more was accepted")
+	}
+}
+
+func TestJ126J127HMACNeverReachesAVerifier(t *testing.T) {
+	pub := &rsaKey().PublicKey
+	der := must(x509.MarshalPKIXPublicKey(pub))
+	secrets := map[string][]byte{
+		"J126 PEM":           pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}),
+		"J126 DER":           der,
+		"J126 modulus":       pub.N.Bytes(),
+		"J126 PKCS1":         x509.MarshalPKCS1PublicKey(pub),
+		"J127 client secret": []byte("the-client-secret"),
+		"empty secret":       {},
+	}
+	for name, secret := range secrets {
+		t.Run(name, func(t *testing.T) {
+			_, err := jose.Parse(hs256(secret, `{"alg":"HS256","kid":"k1"}`, goodPayload))
+			if class(t, err) != "alg" {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestJ129HeaderCannotChooseAnotherAlgorithm(t *testing.T) {
+	header := `{"alg":"RS512","kid":"k1"}`
+	input := b64([]byte(header)) + "." + b64([]byte(goodPayload))
+	m := parse(t, input+"."+b64(rawSign("RS256", rsaKey(), input)))
+
+	pinned := oneKey(t, with(jwkOf(&rsaKey().PublicKey), "alg", "RS256", "kid", "k1"))
+	if got := class(t, pinned.Verify(m)); got != "key" {
+		t.Errorf("pinned to RS256: %s", got)
+	}
+	free := oneKey(t, with(jwkOf(&rsaKey().PublicKey), "kid", "k1"))
+	if got := class(t, free.Verify(m)); got != "signature" {
+		t.Errorf("not pinned: %s", got)
+	}
+	// The reverse: PS256 and RS256 share key and hash, and must not be confused either.
+	for _, pair := range [][2]string{{"PS256", "RS256"}, {"RS256", "PS256"}} {
+		header := fmt.Sprintf(`{"alg":%q}`, pair[0])
+		input := b64([]byte(header)) + "." + b64([]byte(goodPayload))
+		m := parse(t, input+"."+b64(rawSign(pair[1], rsaKey(), input)))
+		if got := class(t, free.Verify(m)); got != "signature" {
+			t.Errorf("%s header, %s signature: %s", pair[0], pair[1], got)
+		}
+	}
+}
+
+func TestJ132CurveBelongsToAlgorithm(t *testing.T) {
+	keys := map[string]*jose.Key{
+		"ES256": newKey(t, &p256().PublicKey),
+		"ES384": newKey(t, &p384().PublicKey),
+		"ES512": newKey(t, &p521().PublicKey),
+		"EdDSA": newKey(t, edKey().Public()),
+		"RS256": newKey(t, &rsaKey().PublicKey),
+	}
+	for alg := range keys {
+		// Signed with each other key by its own method, under this header.
+		for other, key := range keys {
+			if other == alg {
+				continue
+			}
+			header := fmt.Sprintf(`{"alg":%q}`, alg)
+			input := b64([]byte(header)) + "." + b64([]byte(goodPayload))
+			m := parse(t, input+"."+b64(rawSign(other, signerFor(other), input)))
+			if got := class(t, key.Verify(m)); got != "key" {
+				t.Errorf("%s header over %s key and signature: %s", alg, other, got)
+			}
+		}
+	}
+}
+
+func TestJ133BadECDSASignatures(t *testing.T) {
+	for _, alg := range []string{"ES256", "ES384", "ES512"} {
+		private := signerFor(alg).(*ecdsa.PrivateKey)
+		n := private.Curve.Params().N
+		size := (private.Curve.Params().BitSize + 7) / 8
+		header := fmt.Sprintf(`{"alg":%q}`, alg)
+		input := b64([]byte(header)) + "." + b64([]byte(goodPayload))
+		good := rawSign(alg, private, input)
+		r, s := new(big.Int).SetBytes(good[:size]), new(big.Int).SetBytes(good[size:])
+		zero, one := new(big.Int), big.NewInt(1)
+		all := new(big.Int).Sub(new(big.Int).Lsh(one, uint(8*size)), one)
+		plusN := func(v *big.Int) *big.Int { // v+n, where the encoding has room for it
+			if sum := new(big.Int).Add(v, n); sum.BitLen() <= 8*size {
+				return sum
+			}
+			return n
+		}
+		cases := map[string][]byte{
+			"r and s zero":   make([]byte, 2*size),
+			"r zero":         rs(zero, s, size),
+			"s zero":         rs(r, zero, size),
+			"r = n":          rs(n, s, size),
+			"s = n":          rs(r, n, size),
+			"r + n":          rs(plusN(r), s, size),
+			"s + n":          rs(r, plusN(s), size),
+			"r all ones":     rs(all, s, size),
+			"s all ones":     rs(r, all, size),
+			"r and s one":    rs(one, one, size),
+			"swapped":        rs(s, r, size),
+			"one byte more":  append(bytes.Clone(good), 0),
+			"zero in front":  append([]byte{0}, good...),
+			"one byte less":  good[:2*size-1],
+			"half":           good[:size],
+			"one byte":       {1},
+			"twice":          append(bytes.Clone(good), good...),
+			"DER":            must(asn1.Marshal(struct{ R, S *big.Int }{r, s})),
+			"other message":  rawSign(alg, private, input+"x"),
+			"last bit wrong": append(bytes.Clone(good[:2*size-1]), good[2*size-1]^1),
+		}
+		key := newKey(t, &private.PublicKey)
+		if err := key.Verify(parse(t, input+"."+b64(good))); err != nil {
+			t.Fatalf("%s: the good signature: %v", alg, err)
+		}
+		for name, signature := range cases {
+			if got := class(t, key.Verify(parse(t, input+"."+b64(signature)))); got != "signature" {
+				t.Errorf("%s, %s: %s", alg, name, got)
+			}
+		}
+		// n-s signs the same message. It is a different token with the same content, which
+		// RFC 7518 allows.
+		if err := key.Verify(parse(t, input+"."+b64(rs(r, new(big.Int).Sub(n, s), size)))); err != nil {
+			t.Errorf("%s, high or low s: %v", alg, err)
+		}
+	}
+}
+
+func TestJ134BadEdDSASignatures(t *testing.T) {
+	input := b64([]byte(`{"alg":"EdDSA"}`)) + "." + b64([]byte(goodPayload))
+	good := rawSign("EdDSA", edKey(), input)
+	key := newKey(t, edKey().Public())
+	order, _ := new(big.Int).SetString("7237005577332262213973186563042994240857116359379907606001950938285454250989", 10)
+	highS := bytes.Clone(good) // s + L, little endian: RFC 8032 section 5.1.7 refuses it
+	carry := 0
+	orderBytes := order.FillBytes(make([]byte, 32))
+	for i := range 32 {
+		sum := int(highS[32+i]) + int(orderBytes[31-i]) + carry
+		highS[32+i], carry = byte(sum), sum>>8
+	}
+	for name, signature := range map[string][]byte{
+		"63 bytes":       good[:63],
+		"65 bytes":       append(bytes.Clone(good), 0),
+		"1 byte":         good[:1],
+		"32 bytes":       good[:32],
+		"all zero":       make([]byte, 64),
+		"all ones":       bytes.Repeat([]byte{0xff}, 64),
+		"s + L":          highS,
+		"first bit":      append([]byte{good[0] ^ 1}, good[1:]...),
+		"other message":  rawSign("EdDSA", edKey(), "x"),
+		"message itself": []byte(input)[:64],
+	} {
+		if got := class(t, key.Verify(parse(t, input+"."+b64(signature)))); got != "signature" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+func TestBadRSASignatures(t *testing.T) {
+	key := newKey(t, &rsaKey().PublicKey)
+	n := rsaKey().N
+	for _, alg := range []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"} {
+		input := b64(fmt.Appendf(nil, `{"alg":%q}`, alg)) + "." + b64([]byte(goodPayload))
+		good := rawSign(alg, rsaKey(), input)
+		sum := new(big.Int).Add(new(big.Int).SetBytes(good), n)
+		cases := map[string][]byte{
+			"255 bytes":        good[1:],
+			"zero in front":    append([]byte{0}, good...),
+			"all zero":         make([]byte, 256),
+			"one":              big.NewInt(1).FillBytes(make([]byte, 256)),
+			"n - 1":            new(big.Int).Sub(n, big.NewInt(1)).FillBytes(make([]byte, 256)),
+			"n":                n.FillBytes(make([]byte, 256)),
+			"all ones":         bytes.Repeat([]byte{0xff}, 256),
+			"1 byte":           {7},
+			"other key":        rawSign(alg, otherRSA(), input),
+			"other message":    rawSign(alg, rsaKey(), input+" "),
+			"last bit flipped": append(bytes.Clone(good[:255]), good[255]^1),
+		}
+		if sum.BitLen() <= 2048 {
+			cases["signature + n"] = sum.FillBytes(make([]byte, 256))
+		}
+		for name, signature := range cases {
+			if got := class(t, key.Verify(parse(t, input+"."+b64(signature)))); got != "signature" {
+				t.Errorf("%s, %s: %s", alg, name, got)
+			}
+		}
+	}
+}
+
+func TestSignatureCoversHeaderAndPayloadAsSent(t *testing.T) {
+	key := newKey(t, &p256().PublicKey)
+	jwt := signed("ES256", p256(), goodHeader, goodPayload)
+	segments := strings.Split(jwt, ".")
+	swap := func(i int, text string) string {
+		changed := append([]string{}, segments...)
+		changed[i] = b64([]byte(text))
+		return strings.Join(changed, ".")
+	}
+	for name, changed := range map[string]string{
+		"another subject":       swap(1, strings.Replace(goodPayload, "alice", "admin", 1)),
+		"payload with a space":  swap(1, goodPayload+" "),
+		"another kid":           swap(0, strings.Replace(goodHeader, "k1", "k2", 1)),
+		"header with a space":   swap(0, goodHeader+" "),
+		"header without typ":    swap(0, `{"alg":"ES256","kid":"k1"}`),
+		"header in other order": swap(0, `{"kid":"k1","alg":"ES256","typ":"at+jwt"}`),
+	} {
+		if got := class(t, key.Verify(parse(t, changed))); got != "signature" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+func TestJ138J139KeyInTheHeaderIsIgnored(t *testing.T) {
+	attacker := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	header := object(map[string]any{
+		"alg": "ES256", "kid": "k1", "jwk": jwkOf(&attacker.PublicKey),
+		"jku": "https://127.0.0.1:1/jwks", "x5u": "https://127.0.0.1:1/x5u",
+		"x5c": []string{"AAAA"}, "x5t": "AAAA", "x5t#S256": "AAAA",
+	})
+	key := oneKey(t, with(jwkOf(&p256().PublicKey), "kid", "k1"))
+	if got := class(t, key.Verify(parse(t, signed("ES256", attacker, header, goodPayload)))); got != "signature" {
+		t.Errorf("J139, signed by the key in the header: %s", got)
+	}
+	if err := key.Verify(parse(t, signed("ES256", p256(), header, goodPayload))); err != nil {
+		t.Errorf("J138, signed by the issuer: %v", err)
+	}
+}
+
+func TestJ175NumbersKeepTheirDigits(t *testing.T) {
+	m := parse(t, compact(goodHeader, `{"uid":9007199254740993,"big":123456789012345678901234567890,"f":1.10}`, anySignature))
+	for name, want := range map[string]string{"uid": "9007199254740993", "big": "123456789012345678901234567890", "f": "1.10"} {
+		if got := string(m.Claims.Get(name).Raw()); got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
+	}
+	var out struct {
+		UID int64 `json:"uid"`
+	}
+	if err := json.Unmarshal(m.Payload, &out); err != nil || out.UID != 9007199254740993 {
+		t.Errorf("got %d, %v", out.UID, err)
+	}
+}
+
+func TestJ176ManyClaims(t *testing.T) {
+	var claims strings.Builder
+	claims.WriteByte('{')
+	n := 0
+	for ; claims.Len() < 24000; n++ {
+		if n > 0 {
+			claims.WriteByte(',')
+		}
+		fmt.Fprintf(&claims, `"%x":1`, n)
+	}
+	claims.WriteByte('}')
+	m := parse(t, signed("ES256", p256(), goodHeader, claims.String()))
+	if m.Claims.Len() != n {
+		t.Errorf("%d claims, want %d", m.Claims.Len(), n)
+	}
+	if err := newKey(t, &p256().PublicKey).Verify(m); err != nil {
+		t.Error(err)
+	}
+	for i := range n {
+		if !m.Claims.Get(fmt.Sprintf("%x", i)).Exists() {
+			t.Fatalf("claim %x is gone", i)
+		}
+	}
+}
+
+// hostile is what a service that issues tokens could send to cost us memory or time.
+func hostile() map[string]string {
+	fill := func(unit string, n int) string { return strings.Repeat(unit, n) }
+	var members, twins strings.Builder
+	for i := 0; members.Len() < 24000; i++ {
+		fmt.Fprintf(&members, `"%x":0,`, i)
+	}
+	for i := 0; twins.Len() < 24000; i++ {
+		fmt.Fprintf(&twins, `"\u0061%x":0,`, i)
+	}
+	payload := func(text string) string { return compact(goodHeader, text, anySignature) }
+	return map[string]string{
+		"dots":                   fill(".", jose.MaxTokenSize),
+		"dots, 8 MiB":            fill(".", 8<<20),
+		"letters, 8 MiB":         fill("A", 8<<20),
+		"long header":            fill("A", 30<<10) + ".A.A",
+		"16k nested arrays":      payload(`{"a":` + fill("[", 16<<10) + fill("]", 8000) + `}`),
+		"10k nested objects":     payload(fill(`{"":`, 5000)),
+		"many members":           payload("{" + strings.TrimSuffix(members.String(), ",") + "}"),
+		"many escaped members":   payload("{" + strings.TrimSuffix(twins.String(), ",") + "}"),
+		"one name, many times":   payload("{" + strings.TrimSuffix(fill(`"":0,`, 4800), ",") + "}"),
+		"string of colons":       payload(`{"a":"` + fill(":", 24000) + `"}`),
+		"string of escapes":      payload(`{"a":"` + fill(`\u0001`, 4000) + `"}`),
+		"long number":            payload(`{"exp":` + fill("9", 24000) + `}`),
+		"array of empty objects": payload(`{"a":[` + fill(`{},`, 8000) + `{}]}`),
+		"array of small objects": payload(`{"a":[` + fill(`{"a":0},`, 3000) + `{}]}`),
+		"unclosed":               payload(`{"a":"` + fill("a", 24000)),
+	}
+}
+
+func TestHostileInputIsCheap(t *testing.T) {
+	for name, jwt := range hostile() {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			bytes := allocated(func() { _, _ = jose.Parse(jwt) })
+			if limit := uint64(16*min(len(jwt), jose.MaxTokenSize) + 4096); bytes > limit {
+				t.Errorf("%d bytes allocated for %d bytes of input", bytes, len(jwt))
+			}
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+	t.Run("too many dots cost nothing", func(t *testing.T) {
+		jwt := strings.Repeat(".", jose.MaxTokenSize)
+		if n := testing.AllocsPerRun(100, func() { _, _ = jose.Parse(jwt) }); n > 3 { // the error
+			t.Errorf("%v allocations", n)
+		}
+	})
+}
+
+func TestOrdinaryTokenAllocatesLittle(t *testing.T) {
+	jwt := signed("ES256", p256(), goodHeader, goodPayload)
+	if n := testing.AllocsPerRun(100, func() { parse(t, jwt) }); n > 12 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestVerifyNeverPanics(t *testing.T) {
+	good := parse(t, signed("ES256", p256(), goodHeader, goodPayload))
+	key := newKey(t, &p256().PublicKey)
+	var none *jose.Key
+	for name, verify := range map[string]func() error{
+		"nil key":           func() error { return none.Verify(good) },
+		"zero key":          func() error { return new(jose.Key).Verify(good) },
+		"nil message":       func() error { return key.Verify(nil) },
+		"zero message":      func() error { return key.Verify(new(jose.Message)) },
+		"unknown algorithm": func() error { return key.Verify(jose.Forge(good, "XX256", anySignature)) },
+		"zero key, no alg":  func() error { return new(jose.Key).Verify(jose.Forge(good, "", anySignature)) },
+		"HS256":             func() error { return key.Verify(jose.Forge(good, "HS256", anySignature)) },
+		"no signature":      func() error { return key.Verify(jose.Forge(good, "ES256", nil)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := class(t, verify()); got != "key" && got != "signature" {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+}
+
+func TestPSSAcceptsTheSaltLengthOfTheRFC(t *testing.T) {
+	// And any other, as the package comment says; both by the owner of the key.
+	key := newKey(t, &rsaKey().PublicKey)
+	input := b64([]byte(`{"alg":"PS256"}`)) + "." + b64([]byte(goodPayload))
+	digest := sha256.Sum256([]byte(input))
+	for _, salt := range []int{32, 0, 20, rsa.PSSSaltLengthAuto} {
+		signature := must(rsa.SignPSS(rand.Reader, rsaKey(), 5, digest[:], &rsa.PSSOptions{SaltLength: salt}))
+		if err := key.Verify(parse(t, input+"."+b64(signature))); err != nil {
+			t.Errorf("salt %d: %v", salt, err)
+		}
+	}
+}

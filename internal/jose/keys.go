@@ -1,0 +1,275 @@
+package jose
+
+import (
+	"cmp"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jwk"
+	"github.com/lestrrat-go/jwx/v2/jws"
+)
+
+// MaxKeys is the largest number of JWKs in one set.
+const MaxKeys = 100
+
+// ErrPrivateKey marks a JWK that was dropped because it publishes private or symmetric
+// key material. Its owner must replace the key.
+var ErrPrivateKey = errors.New("JWK with private key material")
+
+// kindOf maps each algorithm to the one kind of key that it takes (RFC 7518 section
+// 3.1, RFC 8037 section 3.1). What is not in here is not supported.
+var kindOf = map[string]string{
+	"RS256": "RSA", "RS384": "RSA", "RS512": "RSA",
+	"PS256": "RSA", "PS384": "RSA", "PS512": "RSA",
+	"ES256": "P-256", "ES384": "P-384", "ES512": "P-521",
+	"EdDSA": "Ed25519",
+}
+
+// Supported reports whether alg is one of the asymmetric algorithms we verify.
+func Supported(alg string) bool {
+	_, ok := kindOf[alg]
+	return ok
+}
+
+// Key is one public key that passed the filter, with the algorithms it may be used
+// for. It never changes and is safe to share.
+type Key struct {
+	id      string
+	alg     string // the one algorithm the JWK named, or "": all of its kind
+	kind    string
+	pub     crypto.PublicKey
+	sigSize int
+	sum     [sha256.Size]byte
+}
+
+// NewKey returns a key for a public key given in code: an *rsa.PublicKey, an
+// *ecdsa.PublicKey or an ed25519.PublicKey, under the same conditions as one from a
+// JWK Set. It is copied.
+func NewKey(pub crypto.PublicKey) (*Key, error) {
+	return newKey(pub, "", "")
+}
+
+func newKey(pub crypto.PublicKey, id, alg string) (k *Key, err error) {
+	defer func() {
+		if recover() != nil {
+			k, err = nil, errors.New("unusable public key")
+		}
+	}()
+	k = &Key{id: id, alg: alg}
+	if err := k.set(pub); err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(k.pub)
+	if err != nil {
+		return nil, errors.New("unusable public key")
+	}
+	k.sum = sha256.Sum256(fmt.Appendf(nil, "%q %q %x", id, alg, der))
+	return k, nil
+}
+
+// ID returns the kid, "" when it has none.
+func (k *Key) ID() string { return k.id }
+
+// Thumbprint is equal for two keys exactly if they have the same kid, the same
+// algorithm pin and the same public key.
+func (k *Key) Thumbprint() [32]byte { return k.sum }
+
+// Allows reports whether this key may verify alg: the algorithm fits the kind of key,
+// and the JWK did not name another one (RFC 8725 section 3.1).
+func (k *Key) Allows(alg string) bool {
+	kind, ok := kindOf[alg]
+	return ok && kind == k.kind && (k.alg == "" || k.alg == alg)
+}
+
+// Verify checks the signature of m with this key. It returns nil or a [*Rejection].
+func (k *Key) Verify(m *Message) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = &Rejection{"signature", "not verifiable"}
+		}
+	}()
+	if !k.Allows(m.Algorithm) {
+		return &Rejection{"key", "not eligible for the algorithm of the token"}
+	}
+	if len(m.signature) != k.sigSize {
+		return &Rejection{"signature", "wrong length"}
+	}
+	verifier, err := jws.NewVerifier(jwa.SignatureAlgorithm(m.Algorithm))
+	if err != nil {
+		return &Rejection{"alg", "no verifier"}
+	}
+	if verifier.Verify(m.input, m.signature, k.pub) != nil {
+		return &Rejection{"signature", "does not verify"}
+	}
+	return nil
+}
+
+// ParseKeySet reads a JWK Set (RFC 7517 section 5). The document as a whole is held to
+// strict JSON; each JWK stands for itself, so that one of a kind we do not know cannot
+// cost the others. Keys that are meant for something else, or of an unknown kind, are
+// left out silently; each broken or dangerous one is left out with an error in dropped.
+// Keys with equal kid are all kept.
+func ParseKeySet(data []byte) (keys []*Key, dropped []error, err error) {
+	set, err := ParseObject(data)
+	if err != nil {
+		return nil, nil, err
+	}
+	list := set.Get("keys")
+	if list.first() != '[' {
+		return nil, nil, malformed("JWK Set without an array of keys")
+	}
+	var entries []Value
+	for entry := range list.elements() {
+		if len(entries) == MaxKeys {
+			return nil, nil, malformed("too many keys in the JWK Set")
+		}
+		entries = append(entries, entry)
+	}
+	for i, entry := range entries {
+		switch key, err := parseKey(entry); {
+		case err != nil:
+			dropped = append(dropped, fmt.Errorf("key %d: %w", i, err))
+		case key != nil:
+			keys = append(keys, key)
+		}
+	}
+	return keys, dropped, nil
+}
+
+// parseKey returns nil without an error for a JWK that is not for us.
+func parseKey(entry Value) (*Key, error) {
+	o, ok := entry.Object()
+	if !ok {
+		return nil, errors.New("not an object")
+	}
+	kty, ok := o.Get("kty").Text()
+	if !ok {
+		return nil, errors.New("kty missing or not a string")
+	}
+	if !slices.Contains([]string{"RSA", "EC", "OKP", "oct"}, kty) {
+		return nil, nil
+	}
+	for _, name := range [...]string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"} {
+		if o.Get(name).Exists() {
+			return nil, ErrPrivateKey
+		}
+	}
+	if kty == "oct" {
+		return nil, errors.New("symmetric key")
+	}
+	alg, eligible, err := usage(o)
+	if err != nil || !eligible {
+		return nil, err
+	}
+	var id string
+	if kid := o.Get("kid"); kid.Exists() {
+		if id, ok = kid.Text(); !ok || !validKeyID(id) {
+			return nil, errors.New("kid is not a usable string")
+		}
+	}
+	minimal, err := rebuild(kty, o)
+	if err != nil || minimal == nil {
+		return nil, err
+	}
+	pub, err := decodeJWK(minimal)
+	if err != nil {
+		return nil, err
+	}
+	key, err := newKey(pub, id, alg)
+	if err != nil || (alg != "" && !key.Allows(alg)) {
+		return nil, err
+	}
+	return key, nil
+}
+
+// usage reads what the JWK says about its purpose (RFC 7517 sections 4.2 to 4.4).
+func usage(o Object) (alg string, eligible bool, err error) {
+	if use := o.Get("use"); use.Exists() {
+		text, ok := use.Text()
+		if !ok {
+			return "", false, errors.New("use is not a string")
+		}
+		if text != "sig" {
+			return "", false, nil
+		}
+	}
+	if ops := o.Get("key_ops"); ops.Exists() {
+		texts, ok := ops.Texts()
+		if !ok {
+			return "", false, errors.New("key_ops is not an array of strings")
+		}
+		if !slices.Contains(texts, "verify") {
+			return "", false, nil
+		}
+	}
+	if v := o.Get("alg"); v.Exists() {
+		var ok bool
+		if alg, ok = v.Text(); !ok {
+			return "", false, errors.New("alg is not a string")
+		}
+		return alg, Supported(alg), nil
+	}
+	return "", true, nil
+}
+
+// coordinateSize is the octets of one coordinate of a point, leading zeros included
+// (RFC 7518 section 6.2.1.2, RFC 8037 section 2).
+var coordinateSize = map[string]int{"EC P-256": 32, "EC P-384": 48, "EC P-521": 66, "OKP Ed25519": 32}
+
+// rebuild makes a JWK of nothing but the public members, each checked for form and
+// size before anyone does arithmetic on it. It returns nil for a curve we do not know.
+func rebuild(kty string, o Object) ([]byte, error) {
+	if kty == "RSA" {
+		// RFC 7518 section 6.3.1 wants the fewest octets, but a leading zero is common
+		// and harmless: size is judged by the number.
+		n, errN := field(o, "n", 1, maxRSABits/8+1)
+		e, errE := field(o, "e", 1, 4)
+		return fmt.Appendf(nil, `{"kty":"RSA","n":%q,"e":%q}`, n, e), cmp.Or(errN, errE)
+	}
+	crv, ok := o.Get("crv").Text()
+	if !ok {
+		return nil, errors.New("crv missing or not a string")
+	}
+	size, ok := coordinateSize[kty+" "+crv]
+	if !ok {
+		return nil, nil
+	}
+	x, err := field(o, "x", size, size)
+	if kty == "OKP" {
+		return fmt.Appendf(nil, `{"kty":"OKP","crv":%q,"x":%q}`, crv, x), err
+	}
+	y, errY := field(o, "y", size, size)
+	return fmt.Appendf(nil, `{"kty":"EC","crv":%q,"x":%q,"y":%q}`, crv, x, y), cmp.Or(err, errY)
+}
+
+// field returns a base64url member that decodes to between least and most octets.
+func field(o Object, name string, least, most int) (string, error) {
+	text, ok := o.Get(name).Text()
+	if ok && len(text) <= strictBase64.EncodedLen(most) {
+		if octets, err := decodeBase64([]byte(text)); err == nil && len(octets) >= least {
+			return text, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not base64url of the right size", name)
+}
+
+func decodeJWK(minimal []byte) (pub crypto.PublicKey, err error) {
+	defer func() {
+		if recover() != nil {
+			pub, err = nil, errors.New("unusable JWK")
+		}
+	}()
+	key, err := jwk.ParseKey(minimal)
+	if err == nil {
+		err = key.Raw(&pub)
+	}
+	if err != nil {
+		return nil, errors.New("unusable JWK") // the cause may quote the members
+	}
+	return pub, nil
+}

@@ -1,0 +1,134 @@
+package phantom
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/jose"
+)
+
+// logPause is the time between two lines about the same trouble.
+const logPause = 10 * time.Second
+
+// eventLog writes what operators must know. No line holds a token, a JWT, a
+// secret, or anything that a client or the authorization server wrote.
+type eventLog struct {
+	logger *slog.Logger // nil: nothing is logged
+	issuer string
+	mu     sync.Mutex
+	last   map[string]time.Time
+}
+
+// admitted logs a request that was let through. It costs nothing without a
+// logger.
+func (l *eventLog) admitted(ctx context.Context, d digest, hit bool) {
+	if l.logger == nil || !l.logger.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	cache := "miss"
+	if hit {
+		cache = "hit"
+	}
+	l.logger.LogAttrs(ctx, slog.LevelDebug, "phantom: ok",
+		slog.String("cache", cache), slog.String("token", fingerprint(d)), slog.String("issuer", l.issuer))
+}
+
+// fingerprint is short enough to tell nothing and long enough to follow one
+// token through a log.
+func fingerprint(d digest) string { return hex.EncodeToString(d[:4]) }
+
+// rejected logs a rejection; those that are nobody's verdict at most once per
+// logPause and reason.
+func (l *eventLog) rejected(ctx context.Context, e *Error) {
+	k := e.kind()
+	if l.logger == nil || k.status >= 500 && !l.due(string(e.Reason)+e.Detail) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("reason", string(e.Reason)), slog.Int("status", k.status), slog.String("issuer", l.issuer),
+	}
+	if e.Detail != "" {
+		attrs = append(attrs, slog.String("detail", e.Detail))
+	}
+	var p *panicError
+	if errors.As(e.Err, &p) {
+		attrs = append(attrs, slog.String("panic", p.text), slog.String("stack", string(p.stack)))
+	}
+	l.logger.LogAttrs(ctx, k.level, "phantom: request rejected", attrs...)
+}
+
+// stale logs that an outage is being bridged.
+func (l *eventLog) stale(ctx context.Context, e *Error) {
+	if l.logger != nil && l.due("stale") {
+		l.logger.LogAttrs(ctx, slog.LevelWarn, "phantom: serving stale entries while the authorization server is unavailable",
+			slog.String("reason", string(e.Reason)), slog.String("detail", e.Detail), slog.String("issuer", l.issuer))
+	}
+}
+
+// fetchFailed logs that a document of the authorization server could not be
+// renewed.
+func (l *eventLog) fetchFailed(document string, err error, kept bool) {
+	if l.logger == nil || !l.due(document) {
+		return
+	}
+	level, detail := slog.LevelError, "not strict JSON of the expected form"
+	if kept {
+		level = slog.LevelWarn
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		detail = e.Detail
+	}
+	l.logger.LogAttrs(context.Background(), level, "phantom: cannot fetch the "+document+" of the authorization server",
+		slog.Bool("previous_kept", kept), slog.String("detail", detail), slog.String("issuer", l.issuer))
+}
+
+// droppedKeys logs the keys of a key set that are not used.
+func (l *eventLog) droppedKeys(dropped []error) {
+	for _, err := range dropped {
+		level := slog.LevelWarn
+		if errors.Is(err, jose.ErrPrivateKey) {
+			level = slog.LevelError
+		}
+		// Once, not at each refresh.
+		if l.logger != nil && l.first("key: "+err.Error()) {
+			l.logger.LogAttrs(context.Background(), level, "phantom: a key of the issuer is not used",
+				slog.String("detail", err.Error()), slog.String("issuer", l.issuer))
+		}
+	}
+}
+
+// due reports whether it is time for another line about the topic.
+func (l *eventLog) due(topic string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if last, ok := l.last[topic]; ok && now.Sub(last) < logPause {
+		return false
+	}
+	l.remember(topic, now)
+	return true
+}
+
+// first reports whether there was no line about the topic yet.
+func (l *eventLog) first(topic string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.last[topic]; ok {
+		return false
+	}
+	l.remember(topic, time.Now())
+	return true
+}
+
+func (l *eventLog) remember(topic string, now time.Time) {
+	// Topics are fixed texts, few; the bound is against surprises.
+	if l.last == nil || len(l.last) >= 256 {
+		l.last = map[string]time.Time{}
+	}
+	l.last[topic] = now
+}

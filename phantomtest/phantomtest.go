@@ -1,0 +1,301 @@
+// Package phantomtest provides an authorization server for tests of programs
+// that use [phantom].
+//
+// An [AuthorizationServer] issues opaque tokens, answers introspection
+// requests for them with signed JWTs as real servers do, publishes its keys,
+// and lets a test revoke tokens, rotate keys, be slow, and fail. Its options
+// connect a middleware to it in memory: no port, no goroutine, and no real
+// time passes inside a bubble of [testing/synctest].
+//
+//	as := phantomtest.New()
+//	auth, err := phantom.New(as.Options()...)
+//	...
+//	req.Header.Set("Authorization", "Bearer "+as.Issue(nil))
+//
+// To test a handler without any middleware, [Token] makes a token for
+// [phantom.NewContext].
+//
+// An AuthorizationServer is an [http.Handler] as well. To serve it on a
+// listener, give it the listener's URL with [WithIssuer].
+package phantomtest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/phantom-token/phantom"
+)
+
+// lifetime is how long a token lives unless its claims say otherwise.
+const lifetime = 10 * time.Minute
+
+// defaultScope is what a token may do unless somebody asks for something else.
+const defaultScope = "read write"
+
+// An AuthorizationServer is an OAuth 2.0 authorization server that keeps
+// everything in memory. Its endpoints are below the path of its issuer:
+//
+//	POST /introspect  RFC 7662, for its clients only
+//	POST /token       RFC 6749, the client credentials grant; any scope is granted
+//	POST /revoke      RFC 7009, any client may revoke any token
+//	GET  /jwks        the key that signs the JWTs
+//
+// Its metadata are where RFC 8414 and OpenID Connect Discovery look for them.
+// Clients authenticate with client_secret_basic or client_secret_post.
+//
+// By default it answers as the Curity Identity Server does: to a request that
+// accepts application/jwt and nothing else with the JWT as the body, or with
+// status 204 when the token is not active; to any other with JSON that has no
+// JWT. [WithJSONResponse] and [WithKeycloak] select another dialect. What is
+// said about a token may be cached as long as it lives in the default dialect,
+// and not at all by the letter of Cache-Control in the others.
+//
+// An AuthorizationServer is made by [New]. Its methods may be called
+// concurrently.
+type AuthorizationServer struct {
+	config
+	origin string // scheme and host of the issuer
+	base   string // the issuer without a slash at its end: what endpoints begin with
+	mux    *http.ServeMux
+
+	mu             sync.Mutex
+	key            *signingKey
+	grants         map[string]grant
+	introspections int
+	failStatus     int
+	failures       int
+	delay          time.Duration
+}
+
+// A grant is what the server knows about one opaque token.
+type grant struct {
+	payload []byte    // the claims as JSON
+	expiry  time.Time // zero: never
+	refresh bool
+}
+
+// New returns an authorization server that knows no tokens yet. It panics if
+// an option has a value that no authorization server could have, such as an
+// issuer that is not an absolute URL.
+func New(opts ...Option) *AuthorizationServer {
+	s := &AuthorizationServer{
+		config: config{
+			issuer:   "https://as.test",
+			audience: "https://rs.test",
+			dialect:  curity,
+		},
+		mux:    http.NewServeMux(),
+		key:    newSigningKey(),
+		grants: make(map[string]grant),
+	}
+	for _, opt := range opts {
+		opt.apply(&s.config)
+	}
+	if !s.dialect.onRequest && s.dialect.member == "" {
+		panic("phantomtest: a JSON response needs the name of a member for the JWT")
+	}
+	if slices.ContainsFunc(s.clients, func(c client) bool { return c.id == "" || c.secret == "" }) {
+		panic("phantomtest: a client needs an identifier and a secret")
+	}
+	if len(s.clients) == 0 {
+		s.clients = []client{{id: "gateway", secret: "gateway-secret"}}
+	}
+	u, err := url.Parse(s.issuer)
+	if err != nil || u.Scheme == "" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		panic(fmt.Sprintf("phantomtest: issuer %q is not an absolute URL without query and fragment", s.issuer))
+	}
+	s.origin = u.Scheme + "://" + u.Host
+	s.base = strings.TrimSuffix(s.issuer, "/")
+	s.routes(strings.TrimSuffix(u.EscapedPath(), "/"))
+	return s
+}
+
+// Options returns all that [phantom.New] needs to work with this server: the
+// issuer, the audience, the endpoints, the credentials of the first client,
+// the dialect, and an HTTP client that reaches the server in memory, and
+// nothing else. Append options of your own to add to these or to replace them.
+func (s *AuthorizationServer) Options() []phantom.Option {
+	return s.options(phantom.WithAudience(s.audience))
+}
+
+func (s *AuthorizationServer) options(audience phantom.Option) []phantom.Option {
+	opts := []phantom.Option{
+		audience,
+		phantom.WithIssuer(s.issuer),
+		phantom.WithIntrospectionEndpoint(s.base + "/introspect"),
+		phantom.WithJWKSURL(s.base + "/jwks"),
+		phantom.WithClientAuth(phantom.ClientSecretBasic(s.clients[0].id, s.clients[0].secret)),
+		phantom.WithHTTPClient(&http.Client{Transport: transport{s}}),
+	}
+	// A dialect that waits for Accept: application/jwt gets what the
+	// middleware sends anyway.
+	if !s.dialect.onRequest {
+		opts = append(opts, phantom.WithJSONResponse(s.dialect.member))
+	}
+	return opts
+}
+
+// Issue returns a new opaque token that stands for claims. These are added to,
+// and win over, the claims that every token has:
+//
+//	iss        the issuer
+//	sub        "alice"
+//	aud        the audience
+//	client_id  "app"
+//	scope      "read write"
+//	iat        now
+//	exp        10 minutes from now
+//	jti        random
+//
+// A nil value removes a claim. The token is active until the time of its exp,
+// and for ever if that is not a number. Issue panics if claims cannot be
+// written as JSON.
+//
+// With the claim "token_use": "refresh_token" it is a refresh token, for which
+// there is no JWT: it is active in JSON answers, as it is at most servers, and
+// inactive for those who ask for nothing but a JWT.
+func (s *AuthorizationServer) Issue(claims map[string]any) string {
+	now := time.Now()
+	all := map[string]any{
+		"iss":   s.issuer,
+		"sub":   "alice",
+		"aud":   s.audience,
+		"scope": defaultScope,
+		"iat":   now.Unix(),
+		"exp":   now.Add(lifetime).Unix(),
+		"jti":   rand.Text(),
+	}
+	all[s.dialect.clientClaim] = "app"
+	maps.Copy(all, claims)
+	maps.DeleteFunc(all, func(_ string, v any) bool { return v == nil })
+
+	payload, err := json.Marshal(all)
+	if err != nil {
+		panic("phantomtest: claims: " + err.Error())
+	}
+	g := grant{payload: payload, refresh: all["token_use"] == "refresh_token"}
+	// The claim may be of any numeric type, or deliberately of none.
+	var read struct {
+		Exp float64 `json:"exp"`
+	}
+	if err := json.Unmarshal(payload, &read); err == nil && all["exp"] != nil {
+		g.expiry = time.Unix(int64(read.Exp), 0)
+	}
+
+	token := rand.Text()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grants[token] = g
+	return token
+}
+
+// Revoke makes token inactive. A middleware that has the answer to an earlier
+// introspection in its cache goes on accepting the token for as long as its
+// configuration allows.
+func (s *AuthorizationServer) Revoke(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.grants, token)
+}
+
+// RotateKeys replaces the signing key by a new one with another key ID. The
+// old key is not published any more. A middleware sees the new key when it
+// meets the key ID, but it does not ask for keys more than once every few
+// seconds: a test moves the clock in between, which is easy in a bubble of
+// [testing/synctest].
+func (s *AuthorizationServer) RotateKeys() {
+	key := newSigningKey()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.key = key
+}
+
+// Introspections returns how many introspection requests have arrived so far,
+// those included that failed.
+func (s *AuthorizationServer) Introspections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.introspections
+}
+
+// Fail makes the next n introspections answer with status and an empty body,
+// instead of what was left from an earlier call.
+func (s *AuthorizationServer) Fail(status, n int) {
+	if status < 200 || status > 599 {
+		panic(fmt.Sprintf("phantomtest: status %d is not between 200 and 599", status))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failStatus, s.failures = status, n
+}
+
+// Delay makes each introspection from now on take d, or as long as its request
+// is waited for if that is less.
+func (s *AuthorizationServer) Delay(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay = d
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *AuthorizationServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mux.ServeHTTP(w, r)
+}
+
+// lookup returns what is known about token, and whether it is active.
+func (s *AuthorizationServer) lookup(token string) (grant, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, ok := s.grants[token]
+	return g, ok && (g.expiry.IsZero() || time.Now().Before(g.expiry))
+}
+
+// sign returns the JWT of a grant, signed with the key of today.
+func (s *AuthorizationServer) sign(g grant) string {
+	s.mu.Lock()
+	key := s.key
+	s.mu.Unlock()
+	return key.sign(s.dialect.typ, g.payload)
+}
+
+// knows reports whether the server has such a client.
+func (s *AuthorizationServer) knows(c client) bool {
+	return slices.Contains(s.clients, c)
+}
+
+// Token returns a token with the given claims and those of
+// [AuthorizationServer.Issue], to be put into the context of a request by
+// [phantom.NewContext] for a test of a handler. It has been through a lookup
+// and all checks but the one of the audience, so that it is what the handler
+// will see; a test with claims that do not pass fails at once.
+//
+// It belongs to a middleware of its own. Another one does not take it for the
+// result of its own work: test a handler that is wrapped already with an
+// [AuthorizationServer].
+func Token(tb testing.TB, claims map[string]any) *phantom.Token {
+	tb.Helper()
+	var opts []Option
+	if issuer, ok := claims["iss"].(string); ok {
+		opts = append(opts, WithIssuer(issuer))
+	}
+	s := New(opts...)
+	m, err := phantom.New(s.options(phantom.WithoutAudienceCheck())...)
+	if err != nil {
+		tb.Fatalf("phantomtest: %v", err)
+	}
+	tok, err := m.Verify(context.Background(), s.Issue(claims))
+	if err != nil {
+		tb.Fatalf("phantomtest: no token with these claims: %v", err)
+	}
+	return tok
+}

@@ -1,0 +1,55 @@
+package phantom
+
+import "fmt"
+
+// A Requirement decides whether a verified token permits a request. An error
+// refuses it: an [*Error] as it says, one that wraps [ErrUnavailable] or
+// [ErrUpstream] as such, every other with status 403. It runs on every
+// request, also when the token came from the cache, and must be safe for
+// concurrent use.
+type Requirement func(*Token) error
+
+// AllScopes requires every one of the scopes. The challenge names those that
+// the token lacks. It panics if there are none or one is not a scope-token
+// (RFC 6749 section 3.3), because such a requirement could not mean anything.
+func AllScopes(scopes ...string) Requirement {
+	scopes = mustScopes("AllScopes", scopes)
+	return func(t *Token) error {
+		var missing []string
+		for _, scope := range scopes {
+			if !t.HasScope(scope) {
+				missing = append(missing, scope)
+			}
+		}
+		if missing == nil {
+			return nil
+		}
+		return &Error{Reason: ReasonScope, Scopes: missing}
+	}
+}
+
+// AnyScope requires at least one of the scopes. The challenge names all of
+// them. It panics as [AllScopes] does.
+func AnyScope(scopes ...string) Requirement {
+	scopes = mustScopes("AnyScope", scopes)
+	return func(t *Token) error {
+		for _, scope := range scopes {
+			if t.HasScope(scope) {
+				return nil
+			}
+		}
+		return &Error{Reason: ReasonScope, Scopes: append([]string(nil), scopes...)}
+	}
+}
+
+func mustScopes(caller string, scopes []string) []string {
+	if len(scopes) == 0 {
+		panic("phantom: " + caller + ": no scopes")
+	}
+	for _, scope := range scopes {
+		if !isScopeToken(scope) {
+			panic(fmt.Sprintf("phantom: %s: %q is not a scope-token", caller, scope))
+		}
+	}
+	return append([]string(nil), scopes...)
+}

@@ -1,0 +1,213 @@
+package phantom
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+	"unique"
+)
+
+// A Token is a verified JWT: its signature, issuer, audience, times and type
+// were checked before anyone got hold of it. It is immutable and safe for
+// concurrent use; what its methods return is a copy or cannot be changed.
+//
+// A Token prints as a fixed text, so that it cannot end up in a log by
+// accident.
+type Token struct {
+	// text holds the value of the Authorization field, the subject and the ID
+	// in one piece: one pointer for the garbage collector in place of three.
+	text               string
+	headerEnd, subject uint32 // where the field and the subject end
+	common             unique.Handle[common]
+	owner              *Middleware
+	key                *signingKey // nil: a key of a caller's KeySet
+	answer             *string     // the JSON members of the introspection answer, if any
+	expiry, issuedAt   int64       // seconds since the epoch
+}
+
+// common is what many tokens share, kept once for all of them.
+type common struct{ clientID, scope, audience string }
+
+const bearerPrefix = "Bearer "
+
+func newToken(owner *Middleware, key *signingKey, jwt string, set *claimSet, answer []byte) *Token {
+	t := &Token{
+		text:      bearerPrefix + jwt + set.subject + set.id,
+		headerEnd: uint32(len(bearerPrefix) + len(jwt)),
+		common:    unique.Make(common{set.clientID, set.scope, strings.Join(set.audience, "\x00")}),
+		owner:     owner,
+		key:       key,
+		expiry:    set.expiry,
+		issuedAt:  set.issuedAt,
+	}
+	t.subject = t.headerEnd + uint32(len(set.subject))
+	if len(answer) > 0 {
+		s := string(answer)
+		t.answer = &s
+	}
+	return t
+}
+
+// header returns the value of the Authorization field.
+func (t *Token) header() string { return t.text[:t.headerEnd] }
+
+// Subject returns the sub claim. It is never empty.
+func (t *Token) Subject() string { return t.text[t.headerEnd:t.subject] }
+
+// Issuer returns the iss claim, which is the configured issuer.
+func (t *Token) Issuer() string { return t.owner.rules.issuer }
+
+// ClientID returns the client_id claim, or else azp; empty if the JWT has
+// neither.
+func (t *Token) ClientID() string { return t.common.Value().clientID }
+
+// ID returns the jti claim; empty if the JWT has none.
+func (t *Token) ID() string { return t.text[t.subject:] }
+
+// Audience returns a copy of the aud claim.
+func (t *Token) Audience() []string {
+	joined := t.common.Value().audience
+	if joined == "" {
+		return nil
+	}
+	return strings.Split(joined, "\x00")
+}
+
+// Expiry returns the exp claim.
+func (t *Token) Expiry() time.Time { return time.Unix(t.expiry, 0) }
+
+// IssuedAt returns the iat claim; the zero time if the JWT has none.
+func (t *Token) IssuedAt() time.Time {
+	if t.issuedAt == 0 {
+		return time.Time{}
+	}
+	return time.Unix(t.issuedAt, 0)
+}
+
+// Scopes returns a copy of the scope claim's tokens.
+func (t *Token) Scopes() []string {
+	scope := t.common.Value().scope
+	if scope == "" {
+		return nil
+	}
+	return strings.Split(scope, " ")
+}
+
+// HasScope reports whether the scope claim has the given token. It does not
+// allocate.
+func (t *Token) HasScope(scope string) bool {
+	if scope == "" {
+		return false
+	}
+	for rest := t.common.Value().scope; rest != ""; {
+		var next string
+		next, rest, _ = strings.Cut(rest, " ")
+		if next == scope {
+			return true
+		}
+	}
+	return false
+}
+
+// Decode decodes the JWT's verified payload into v, as [json.Unmarshal] does,
+// except that numbers decoded into an interface value become a [json.Number],
+// so that none loses digits. Each call decodes a copy of its own.
+func (t *Token) Decode(v any) error {
+	_, rest, _ := strings.Cut(t.JWT(), ".")
+	segment, _, _ := strings.Cut(rest, ".")
+	payload, err := base64.RawURLEncoding.DecodeString(segment)
+	if err != nil {
+		return fmt.Errorf("phantom: payload: %w", err) // cannot be: it was verified
+	}
+	return decodeJSON(payload, v)
+}
+
+// Introspection decodes the other members of the introspection answer into v,
+// if the authorization server answered in JSON, in the way of
+// [Token.Decode]. It returns an error if the answer was the bare JWT.
+//
+// These members were not signed; sub and client_id agree with the JWT.
+func (t *Token) Introspection(v any) error {
+	if t.answer == nil {
+		return errNoMembers
+	}
+	return decodeJSON([]byte(*t.answer), v)
+}
+
+var errNoMembers = fmt.Errorf("phantom: the introspection answer has no JSON members")
+
+func decodeJSON(data []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	if err := dec.Decode(v); err != nil && err != io.EOF {
+		return fmt.Errorf("phantom: claims: %w", err)
+	}
+	return nil
+}
+
+// JWT returns the verified JWT, for calls to other services.
+func (t *Token) JWT() string { return t.text[len(bearerPrefix):t.headerEnd] }
+
+// SetAuthHeader sets r's Authorization field to the JWT.
+func (t *Token) SetAuthHeader(r *http.Request) {
+	if r.Header == nil {
+		r.Header = http.Header{}
+	}
+	r.Header["Authorization"] = []string{t.header()}
+}
+
+// String returns a fixed text in place of the token.
+func (t *Token) String() string { return "phantom.Token(redacted)" }
+
+// GoString returns a fixed text in place of the token.
+func (t *Token) GoString() string { return t.String() }
+
+// LogValue returns what is harmless to log: issuer, client and expiry.
+func (t *Token) LogValue() slog.Value {
+	if t == nil || t.owner == nil {
+		return slog.StringValue("none")
+	}
+	return slog.GroupValue(
+		slog.String("issuer", t.Issuer()),
+		slog.String("client_id", t.ClientID()),
+		slog.Time("expiry", t.Expiry()),
+	)
+}
+
+// contextKey is the key of the current token in a request's context.
+type contextKey struct{}
+
+// NewContext returns a context that carries the token, for tests of handlers
+// and for servers other than net/http's. A nil token hides one that ctx
+// carries.
+func NewContext(ctx context.Context, tok *Token) context.Context {
+	return context.WithValue(ctx, contextKey{}, tok)
+}
+
+// FromContext returns the token that a Middleware verified for the request.
+func FromContext(ctx context.Context) (*Token, bool) {
+	tok, _ := ctx.Value(contextKey{}).(*Token)
+	return tok, tok != nil
+}
+
+// Claims decodes the verified payload of the context's token into a T, in the
+// way of [Token.Decode]. Without a token it returns [ErrNoToken], never the
+// claims of nobody.
+func Claims[T any](ctx context.Context) (T, error) {
+	var claims T
+	tok, ok := FromContext(ctx)
+	if !ok {
+		return claims, ErrNoToken
+	}
+	if err := tok.Decode(&claims); err != nil {
+		return *new(T), err
+	}
+	return claims, nil
+}

@@ -1,0 +1,219 @@
+package phantom
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// newHTTPClient returns the client for all requests to the authorization
+// server: the caller's, copied, or one with a transport of its own. Neither
+// follows redirects, which would send the token elsewhere, nor keeps cookies.
+// Time limits come with each request's context.
+func newHTTPClient(given *http.Client, connections int) *http.Client {
+	client := &http.Client{}
+	if given != nil {
+		*client = *given
+	}
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	client.Jar = nil
+	client.Timeout = 0
+	if client.Transport == nil {
+		client.Transport = newTransport(connections)
+	}
+	return client
+}
+
+func newTransport(connections int) *http.Transport {
+	return &http.Transport{
+		Proxy:                  nil, // never from the environment
+		DialContext:            (&net.Dialer{Timeout: time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    2 * time.Second,
+		MaxIdleConnsPerHost:    connections,
+		MaxConnsPerHost:        connections,
+		IdleConnTimeout:        30 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true,
+		ForceAttemptHTTP2:      true,
+		HTTP2: &http.HTTP2Config{ // finds out that a peer is gone
+			SendPingTimeout: 5 * time.Second,
+			PingTimeout:     2 * time.Second,
+		},
+	}
+}
+
+// doWithRetry sends the request that prepare makes. If the connection fails
+// before the first byte of an answer, as it does when the server closed it
+// while it was idle, it prepares and sends another one, once. An HTTP answer,
+// whatever its status, is never asked for again.
+func doWithRetry(ctx context.Context, client *http.Client, prepare func(context.Context) (*http.Request, error)) (*http.Response, error) {
+	for attempt := 1; ; attempt++ {
+		var answered atomic.Bool
+		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			GotFirstResponseByte: func() { answered.Store(true) },
+		})
+		req, err := prepare(traced)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := client.Do(req)
+		if err == nil {
+			return resp, nil
+		}
+		if attempt == 2 || answered.Load() || ctx.Err() != nil || isTimeout(err) || isUntrusted(err) {
+			client.CloseIdleConnections() // the others may lead to the same dead address
+			return nil, rejectionOf(ReasonUnavailable, connectionFault(err), safeCause(err))
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func isUntrusted(err error) bool {
+	var untrusted *tls.CertificateVerificationError
+	return errors.As(err, &untrusted)
+}
+
+// connectionFault names the class of a failed exchange.
+func connectionFault(err error) string {
+	var (
+		dns     *net.DNSError
+		op      *net.OpError
+		alert   tls.AlertError
+		record  tls.RecordHeaderError
+		unknown x509.UnknownAuthorityError
+	)
+	switch {
+	case errors.As(err, &dns):
+		return "name resolution"
+	case isUntrusted(err), errors.As(err, &unknown), errors.As(err, &alert), errors.As(err, &record):
+		return "TLS"
+	case isTimeout(err):
+		return "timeout"
+	case errors.As(err, &op) && op.Op == "dial":
+		return "connecting"
+	}
+	return "connection"
+}
+
+// safeCause keeps of a transport's error only what cannot quote a URL or the
+// bytes of an answer.
+func safeCause(err error) error {
+	var (
+		dns *net.DNSError
+		op  *net.OpError
+		bad *tls.CertificateVerificationError
+	)
+	switch {
+	case errors.As(err, &bad):
+		return bad
+	case errors.As(err, &dns):
+		return dns
+	case errors.As(err, &op):
+		return op
+	case errors.Is(err, context.DeadlineExceeded):
+		return context.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	}
+	return nil
+}
+
+// readBody reads a whole body of at most limit bytes. An answer that breaks
+// off is no answer; a compressed one, which nobody asked for, is not accepted.
+func readBody(resp *http.Response, limit int64) ([]byte, error) {
+	if resp.ContentLength > limit {
+		return nil, tooLarge(limit)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, rejectionOf(ReasonUnavailable, "answer broke off", safeCause(err))
+	case int64(len(body)) > limit:
+		return nil, tooLarge(limit)
+	case len(resp.Header.Values("Content-Encoding")) > 0 || resp.Uncompressed:
+		return nil, protocolFault("Content-Encoding")
+	}
+	return body, nil
+}
+
+func tooLarge(limit int64) *Error {
+	return protocolFault(fmt.Sprintf("answer larger than %d bytes", limit))
+}
+
+// getDocument fetches a JSON document of the authorization server. It carries
+// no credentials.
+func getDocument(ctx context.Context, client *http.Client, target, accept string, limit int64) (body []byte, maxAge time.Duration, err error) {
+	resp, err := doWithRetry(ctx, client, func(ctx context.Context) (*http.Request, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+		if err != nil {
+			return nil, protocolFault("not a URL")
+		}
+		req.Header.Set("Accept", accept)
+		req.Header.Set("Accept-Encoding", "identity")
+		return req, nil
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { _ = resp.Body.Close() }() // as in Introspect
+	if body, err = readBody(resp, limit); err != nil {
+		return nil, 0, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, 0, &statusError{resp.StatusCode}
+	}
+	return body, freshness(resp.Header, false), nil
+}
+
+// A statusError is the status of a document that could not be had.
+type statusError struct{ status int }
+
+func (e *statusError) Error() string { return fmt.Sprintf("status %d", e.status) }
+
+// checkURL says why a URL of the authorization server is refused: anything but
+// absolute https, http to the loopback interface excepted (RFC 7662 section 4,
+// RFC 8414 section 6).
+func checkURL(raw string, insecure bool) string {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return "not a URL"
+	case u.User != nil:
+		return "has credentials in the URL"
+	case u.Host == "" || u.Hostname() == "":
+		return fmt.Sprintf("%q is not an absolute URL", withoutQuery(raw))
+	case u.Fragment != "" || strings.Contains(raw, "#"):
+		return fmt.Sprintf("%q has a fragment", withoutQuery(raw))
+	case u.Scheme == "https", u.Scheme == "http" && (insecure || isLoopback(u.Hostname())):
+		return ""
+	}
+	return fmt.Sprintf("%q is not https", withoutQuery(raw))
+}
+
+// withoutQuery cuts what may hold a secret.
+func withoutQuery(raw string) string {
+	if i := strings.IndexAny(raw, "?#"); i >= 0 {
+		return raw[:i]
+	}
+	return raw
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

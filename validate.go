@@ -1,0 +1,195 @@
+package phantom
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/jose"
+)
+
+const maxLeeway = 5 * time.Minute
+
+// readOptions applies the options and returns all that is wrong with them.
+func readOptions(opts []Option) (*config, error) {
+	c := defaults()
+	v := &validator{config: c}
+	for i, o := range opts {
+		if isNil(o) {
+			v.fault("Option", "argument %d is nil", i+1)
+			continue
+		}
+		o.apply(c)
+	}
+	v.identity()
+	v.lookup()
+	v.keys()
+	v.numbers()
+	v.hooks()
+	return c, errors.Join(v.faults...)
+}
+
+type validator struct {
+	*config
+	faults []error
+}
+
+func (v *validator) fault(option, format string, args ...any) {
+	v.faults = append(v.faults, &ConfigError{option, fmt.Sprintf(format, args...)})
+}
+
+func (v *validator) exclude(option string, others ...string) {
+	for _, other := range others {
+		if v.given[option] && v.given[other] {
+			v.fault(option, "excludes %s", other)
+		}
+	}
+}
+
+func (v *validator) url(option, value string) {
+	if !v.given[option] {
+		return
+	}
+	if fault := checkURL(value, v.given["WithInsecureHTTP"]); fault != "" {
+		v.fault(option, "%s", fault)
+	}
+}
+
+// identity checks who issues and for whom.
+func (v *validator) identity() {
+	if v.url("WithIssuer", v.issuer); v.issuer == "" && !v.given["WithIssuer"] {
+		v.fault("WithIssuer", "is required")
+	}
+	if u, err := url.Parse(v.issuer); err == nil && (u.RawQuery != "" || u.ForceQuery) {
+		v.fault("WithIssuer", "%q has a query", withoutQuery(v.issuer))
+	}
+	v.exclude("WithAudience", "WithoutAudienceCheck")
+	switch {
+	case v.given["WithAudience"] && len(v.audience) == 0:
+		v.fault("WithAudience", "no values")
+	case v.given["WithAudience"] && slices.Contains(v.audience, ""):
+		v.fault("WithAudience", "an empty value")
+	case !v.given["WithAudience"] && !v.given["WithoutAudienceCheck"]:
+		v.fault("WithAudience", "is required")
+	}
+	if len(v.algorithms) == 0 {
+		v.fault("WithAlgorithms", "no values")
+	}
+	for _, alg := range v.algorithms {
+		if !jose.Supported(alg) {
+			v.fault("WithAlgorithms", "%q is not one of RS, PS and ES 256/384/512 and EdDSA", alg)
+		}
+	}
+}
+
+// lookup checks how the authorization server is asked.
+func (v *validator) lookup() {
+	v.url("WithIntrospectionEndpoint", v.endpoint)
+	v.exclude("WithIntrospector", "WithIntrospectionEndpoint", "WithClientAuth", "WithJSONResponse", "WithStrictCacheControl")
+	if v.given["WithJSONResponse"] && (v.member == "" || v.member == "active") {
+		v.fault("WithJSONResponse", "%q cannot be the JWT's member", v.member)
+	}
+	if v.given["WithHTTPClient"] && v.client == nil {
+		v.fault("WithHTTPClient", "nil")
+	}
+	switch auth, ours := v.auth.(*clientAuth); {
+	case v.given["WithIntrospector"]:
+		if isNil(v.introspector) {
+			v.fault("WithIntrospector", "nil")
+		}
+	case !v.given["WithClientAuth"]:
+		v.fault("WithClientAuth", "is required")
+	case isNil(v.auth):
+		v.fault("WithClientAuth", "nil")
+	case ours && auth.invalid != "":
+		v.fault("WithClientAuth", "%s", auth.invalid)
+	case ours && auth.certificates && v.client == nil:
+		v.fault("WithClientAuth", "TLSClientAuth needs WithHTTPClient, whose transport has the certificate")
+	}
+}
+
+// keys checks what judges the JWTs.
+func (v *validator) keys() {
+	v.url("WithJWKSURL", v.jwksURL)
+	v.exclude("WithKeySet", "WithJWKSURL")
+	if !v.given["WithKeySet"] {
+		return
+	}
+	if isNil(v.keySet) {
+		v.fault("WithKeySet", "nil")
+	} else if static, ok := v.keySet.(*staticKeys); ok && static.invalid != "" {
+		v.fault("WithKeySet", "%s", static.invalid)
+	}
+}
+
+// numbers checks sizes and times.
+func (v *validator) numbers() {
+	if v.leeway < 0 || v.leeway > maxLeeway {
+		v.fault("WithLeeway", "%v is not between 0 and %v", v.leeway, maxLeeway)
+	}
+	if v.cacheSize < 0 {
+		v.fault("WithCacheSize", "%d is negative", v.cacheSize)
+	}
+	for _, d := range []struct {
+		option string
+		value  time.Duration
+	}{{"WithMaxTTL", v.maxTTL}, {"WithNegativeTTL", v.negativeTTL}, {"WithStaleIfError", v.staleIfError}} {
+		if d.value < 0 {
+			v.fault(d.option, "%v is negative", d.value)
+		}
+	}
+	if !(v.refreshAhead >= 0 && v.refreshAhead < 1) { // NaN is not
+		v.fault("WithRefreshAhead", "%v is not at least 0 and less than 1", v.refreshAhead)
+	}
+	if v.timeout <= 0 {
+		v.fault("WithTimeout", "%v is not positive", v.timeout)
+	}
+	if v.maxInFlight < 1 {
+		v.fault("WithMaxInFlight", "%d is not positive", v.maxInFlight)
+	}
+}
+
+// hooks checks what is called or shown to clients.
+func (v *validator) hooks() {
+	for option, missing := range map[string]bool{
+		"WithTokenExtractor": v.extractor == nil,
+		"WithErrorHandler":   v.errorHandler == nil,
+		"WithLogger":         v.logger == nil,
+	} {
+		if v.given[option] && missing {
+			v.fault(option, "nil")
+		}
+	}
+	for i, r := range v.requirements {
+		if r == nil {
+			v.fault("WithRequirements", "requirement %d is nil", i+1)
+		}
+	}
+	if v.given["WithRequirements"] && len(v.requirements) == 0 {
+		v.fault("WithRequirements", "no requirements")
+	}
+	if v.realm == "" || !isQuotable(v.realm) {
+		v.fault("WithRealm", "%q cannot be a quoted-string", v.realm)
+	}
+	if v.given["WithResourceMetadataURL"] {
+		v.url("WithResourceMetadataURL", v.resourceMetadata)
+		if !isErrorText(v.resourceMetadata) {
+			v.fault("WithResourceMetadataURL", "cannot be a quoted-string")
+		}
+	}
+}
+
+// isNil also sees a nil pointer inside an interface.
+func isNil(v any) bool {
+	if v == nil {
+		return true
+	}
+	switch r := reflect.ValueOf(v); r.Kind() {
+	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Slice, reflect.Chan, reflect.Interface:
+		return r.IsNil()
+	}
+	return false
+}
