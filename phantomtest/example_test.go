@@ -19,9 +19,9 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	orders := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	orders := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		tok, _ := phantom.FromContext(r.Context())
-		fmt.Fprintf(w, "the orders of %s", tok.Subject())
+		fmt.Println("the orders of", tok.Subject())
 	})
 	service := auth.RequireScopes("orders:read")(orders)
 
@@ -30,11 +30,7 @@ func Example() {
 		r.Header.Set("Authorization", "Bearer "+token)
 		w := httptest.NewRecorder()
 		service.ServeHTTP(w, r)
-		if w.Code != http.StatusOK {
-			fmt.Println(w.Code, w.Header().Get("WWW-Authenticate"))
-			return
-		}
-		fmt.Println(w.Code, w.Body)
+		fmt.Println(w.Code)
 	}
 
 	token := as.Issue(map[string]any{"sub": "bob", "scope": "orders:read"})
@@ -48,10 +44,12 @@ func Example() {
 	get(as.Issue(nil))
 
 	// Output:
-	// 200 the orders of bob
-	// 200 the orders of bob
+	// the orders of bob
+	// 200
+	// the orders of bob
+	// 200
 	// introspections: 1
-	// 403 Bearer realm="api", error="insufficient_scope", scope="orders:read"
+	// 403
 	// 503
 }
 

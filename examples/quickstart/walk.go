@@ -30,18 +30,15 @@ func walk(ctx context.Context, out io.Writer, s *site) error {
 	w.say("1. The client gets a token from the authorization server.")
 	w.getToken("orders:read profile")
 
-	w.say("2. It calls the gateway. The token is opaque, so the gateway asks.")
-	w.get("/orders", w.token, http.StatusOK)
-	w.showIntrospection()
-	w.say("   The API received a JWT in its place, verified by the gateway.")
-	w.showJWT()
+	w.say("2. It calls the API through the gateway.")
+	w.get("/orders", w.token, http.StatusOK, w.showIntrospection, w.showJWT)
 
-	w.say("3. The same call again. The gateway knows the answer by now.")
+	w.say("3. It calls again. The gateway knows by now what the token stands for.")
 	w.get("/orders", w.token, http.StatusOK)
 	w.line("introspections so far: %d", w.as.Introspections())
 	w.want("introspections", w.as.Introspections(), 1)
 
-	w.say("4. A route of the gateway itself reads the claims from the context.")
+	w.say("4. A route of the gateway itself finds the claims in the context.")
 	w.get("/whoami", w.token, http.StatusOK)
 
 	w.say("5. A call without a token.")
@@ -50,9 +47,11 @@ func walk(ctx context.Context, out io.Writer, s *site) error {
 	w.say("6. A call that needs a scope which the token does not have.")
 	w.get("/reports", w.token, http.StatusForbidden)
 
-	w.say("7. The token is revoked. The gateway would notice within %v (WithMaxTTL);", maxTTL)
-	w.line("told by a webhook that calls auth.Forget(token), it notices at once.")
+	w.say("7. The token is revoked. A gateway that nobody tells goes on accepting it\n"+
+		"   for up to WithMaxTTL, %v here; a webhook that calls Forget tells it.", maxTTL)
 	w.revoke()
+	w.get("/orders", w.token, http.StatusOK)
+	w.line("auth.Forget(token)")
 	w.auth.Forget(w.token)
 	w.get("/orders", w.token, http.StatusUnauthorized)
 	return w.err
@@ -81,7 +80,7 @@ func (w *walker) getToken(scope string) {
 func (w *walker) revoke() { w.post("/revoke", url.Values{"token": {w.token}}) }
 
 // post sends a form to the authorization server.
-func (w *walker) post(path string, form url.Values) (body []byte) {
+func (w *walker) post(path string, form url.Values) []byte {
 	if w.err != nil {
 		return nil
 	}
@@ -94,12 +93,18 @@ func (w *walker) post(path string, form url.Values) (body []byte) {
 	req.SetBasicAuth(appID, appSecret)
 	w.line("> POST %s", path)
 	w.form(form)
-	_, body = w.do(req, http.StatusOK)
+	resp, body := w.do(req)
+	if w.err != nil {
+		return nil
+	}
+	w.line("< %s", resp.Status)
+	w.want("POST "+path, resp.StatusCode, http.StatusOK)
 	return body
 }
 
-// get calls the gateway and shows the answer.
-func (w *walker) get(path, token string, status int) {
+// get calls the gateway. It shows the request, what else there is to see, and
+// the answer.
+func (w *walker) get(path, token string, status int, between ...func()) {
 	if w.err != nil {
 		return
 	}
@@ -113,19 +118,26 @@ func (w *walker) get(path, token string, status int) {
 		req.Header.Set("Authorization", "Bearer "+token)
 		w.line("> Authorization: Bearer %s", shorten(token))
 	}
-	resp, body := w.do(req, status)
+	resp, body := w.do(req)
 	if w.err != nil {
 		return
 	}
+	if w.want("GET "+path, resp.StatusCode, status); w.err != nil {
+		return
+	}
+	for _, show := range between {
+		show()
+	}
+	w.line("< %s", resp.Status)
 	if challenge := resp.Header.Get("WWW-Authenticate"); challenge != "" {
-		w.line("< WWW-Authenticate: %s", strings.ReplaceAll(challenge, ", ", ",\n   <     "))
+		w.line("< WWW-Authenticate: %s", strings.ReplaceAll(challenge, `", `, "\",\n   <     "))
 	} else {
 		w.line("< %s", bytes.TrimSpace(body))
 	}
 }
 
-// do sends req and shows the status of the answer, which must be the given one.
-func (w *walker) do(req *http.Request, status int) (*http.Response, []byte) {
+// do sends req and reads the answer.
+func (w *walker) do(req *http.Request) (*http.Response, []byte) {
 	resp, err := w.client.Do(req)
 	if err != nil {
 		w.err = err
@@ -137,8 +149,6 @@ func (w *walker) do(req *http.Request, status int) (*http.Response, []byte) {
 		w.err = err
 		return nil, nil
 	}
-	w.line("< %s", resp.Status)
-	w.want(req.Method+" "+req.URL.Path, resp.StatusCode, status)
 	return resp, body
 }
 
@@ -148,7 +158,7 @@ func (w *walker) showIntrospection() {
 		return
 	}
 	x := w.seen.last("/introspect")
-	w.say("   The gateway to the authorization server, and its answer:")
+	w.say("   The token is opaque: the gateway asks the authorization server.")
 	w.line("> %s %s", x.method, x.path)
 	w.line("> Accept: %s", x.request.Get("Accept"))
 	w.form(x.form)
@@ -163,6 +173,7 @@ func (w *walker) showJWT() {
 	if w.err != nil {
 		return
 	}
+	w.say("   The gateway verifies the JWT and calls the API with it. The API receives:")
 	header, claims, err := decode(bearer(w.seen.last("/orders").request))
 	if err != nil {
 		w.err = err
@@ -175,6 +186,7 @@ func (w *walker) showJWT() {
 		}
 		w.line("%s", b.String())
 	}
+	w.say("   Its answer goes back to the client.")
 }
 
 // form shows a form, a field to a line, and no token in full.

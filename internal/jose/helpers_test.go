@@ -60,6 +60,8 @@ func signerFor(alg string) crypto.Signer {
 
 func b64(data []byte) string { return base64.RawURLEncoding.EncodeToString(data) }
 
+func decode64(text string) ([]byte, error) { return base64.RawURLEncoding.Strict().DecodeString(text) }
+
 func compact(header, payload string, signature []byte) string {
 	return b64([]byte(header)) + "." + b64([]byte(payload)) + "." + b64(signature)
 }

@@ -40,7 +40,7 @@ func TestParseObjectAccepts(t *testing.T) {
 		`{"n":[0,-0,1,-1,10,0.5,-0.5,1e5,1E5,1e+5,1e-5,1.25E-3,0e0,123456789012345678901234567890]}`,
 		`{"s":"\"\\\/\b\f\n\r\t"}`, `{"s":"\u0000\u001f\u00e9\u20AC\uFFFF"}`, `{"s":"\ud83d\ude00\uD83D\uDE00"}`,
 		`{"s":"é€😀` + "\x7f\u0080\u2028" + `"}`, "{\"s\":\"\ufeff\"}", "{\"s\":\"\ufffd\"}",
-		`{"a":1,"A":2,"á":3,"á":4}`, // case and normal form make a difference
+		`{"a":1,"A":2,"` + "\u00e1" + `":3,"` + "a\u0301" + `":4}`, // case and normal form make a difference
 		`{"k":1,"` + "\u212a" + `":2}`,
 		`{"a":{"a":{"a":1}},"b":{"a":1}}`, // the same name in different objects
 		`{"a":[{"x":1},{"x":2}]}`,
@@ -370,7 +370,7 @@ func TestNumericDate(t *testing.T) {
 		{"exponent beyond minus int64", `9e-99999999999999999999999`, 0},
 		{"exponent wraps int32", `1e4294967296`, refused},
 		{"exponent wraps int64", `1e18446744073709551616`, refused},
-		{"long mantissa comes back", `0.` + strings.Repeat("0", 999) + `2e1009`, 200000000},
+		{"long mantissa comes back", `0.` + strings.Repeat("0", 999) + `2e1009`, 2000000000},
 		{"long mantissa comes down", `2` + strings.Repeat("0", 1009) + `e-1000`, 2000000000},
 		{"30,000 digits", strings.Repeat("9", 30000), refused},
 		{"30,000 digits after the point", `5.` + strings.Repeat("9", 30000), 5},

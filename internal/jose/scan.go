@@ -46,10 +46,9 @@ func (s *scanner) space() {
 }
 
 func (s *scanner) value(depth int) error {
-	if depth > maxDepth {
-		return malformed("JSON nested too deep")
-	}
 	switch c := s.peek(); {
+	case (c == '{' || c == '[') && depth > maxDepth:
+		return malformed("JSON nested too deep")
 	case c == '{':
 		base := len(s.members)
 		err := s.object(depth)
