@@ -26,7 +26,7 @@ func Example() {
 	service := auth.RequireScopes("orders:read")(orders)
 
 	get := func(token string) {
-		r := httptest.NewRequest("GET", "/orders", nil)
+		r := httptest.NewRequest(http.MethodGet, "/orders", nil)
 		r.Header.Set("Authorization", "Bearer "+token)
 		w := httptest.NewRecorder()
 		service.ServeHTTP(w, r)
@@ -66,7 +66,7 @@ func ExampleToken() {
 
 	t := new(testing.T) // a test function is given one
 	tok := phantomtest.Token(t, map[string]any{"sub": "bob"})
-	r := httptest.NewRequest("GET", "/", nil)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r = r.WithContext(phantom.NewContext(r.Context(), tok))
 	w := httptest.NewRecorder()
 	greet(w, r)

@@ -1,7 +1,7 @@
 package phantomtest
 
 // An Option changes an [AuthorizationServer] while [New] makes it.
-type Option interface{ apply(*config) }
+type Option interface{ apply(c *config) }
 
 type optionFunc func(*config)
 

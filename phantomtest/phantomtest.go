@@ -64,6 +64,7 @@ const defaultScope = "read write"
 // concurrently.
 type AuthorizationServer struct {
 	config
+
 	origin string // scheme and host of the issuer
 	base   string // the issuer without a slash at its end: what endpoints begin with
 	mux    *http.ServeMux

@@ -13,7 +13,7 @@ type transport struct{ server *AuthorizationServer }
 
 func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body != nil {
-		defer req.Body.Close()
+		defer func() { _ = req.Body.Close() }()
 	}
 	// An answer to a request that was meant for somebody else would hide a
 	// mistake in the configuration under test.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 )
 
@@ -30,9 +31,9 @@ type exchange struct {
 func (j *journal) last(path string) exchange {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for i := len(j.exchanges) - 1; i >= 0; i-- {
-		if j.exchanges[i].path == path {
-			return j.exchanges[i]
+	for _, x := range slices.Backward(j.exchanges) {
+		if x.path == path {
+			return x
 		}
 	}
 	return exchange{}
@@ -56,7 +57,7 @@ func (j *journal) record(next http.Handler) http.Handler {
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		if j.console != nil {
-			fmt.Fprintf(j.console, "  %-4s %-40s %d %s\n", x.method, x.path, x.status, x.response.Get("Content-Type"))
+			_, _ = fmt.Fprintf(j.console, "  %-4s %-40s %d %s\n", x.method, x.path, x.status, http.StatusText(x.status))
 			return
 		}
 		j.exchanges = append(j.exchanges, x)
@@ -66,6 +67,7 @@ func (j *journal) record(next http.Handler) http.Handler {
 // A teeWriter keeps a copy of what goes through it.
 type teeWriter struct {
 	http.ResponseWriter
+
 	status int
 	body   bytes.Buffer
 }

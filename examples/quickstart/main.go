@@ -61,23 +61,31 @@ func run(ctx context.Context, stdout io.Writer, args []string) (err error) {
 	if *serve {
 		seen.console = stdout
 	}
-	s, err := start(&seen)
+	s, err := start(ctx, &seen)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
 
-	fmt.Fprintf(stdout, "The phantom token pattern: opaque tokens outside, JWTs inside.\n\n")
-	fmt.Fprintf(stdout, "  authorization server  %s\n", s.issuer)
-	fmt.Fprintf(stdout, "  gateway with phantom  %s\n", s.gateway)
-	fmt.Fprintf(stdout, "  API behind it         %s\n", s.api)
+	if _, err := fmt.Fprintf(stdout, intro, s.issuer, s.gateway, s.api); err != nil {
+		return err
+	}
 	if !*serve {
 		return walk(ctx, stdout, s)
 	}
-	fmt.Fprint(stdout, curlLines(s))
+	if _, err := fmt.Fprint(stdout, curlLines(s)); err != nil {
+		return err
+	}
 	<-ctx.Done()
 	return nil
 }
+
+const intro = `The phantom token pattern: opaque tokens outside, JWTs inside.
+
+  authorization server  %s
+  gateway with phantom  %s
+  API behind it         %s
+`
 
 // A site is everything that runs.
 type site struct {
@@ -90,11 +98,12 @@ type site struct {
 
 // start brings everything up, each part on a listener of its own, as if it
 // were on three machines.
-func start(seen *journal) (*site, error) {
+func start(ctx context.Context, seen *journal) (*site, error) {
+	var config net.ListenConfig
 	var listeners [3]net.Listener
 	var urls [3]*url.URL
 	for i := range listeners {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
@@ -133,11 +142,11 @@ func start(seen *journal) (*site, error) {
 func (s *site) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	var errs []error
+	var err error
 	for _, srv := range s.servers {
-		errs = append(errs, srv.Shutdown(ctx))
+		err = errors.Join(err, srv.Shutdown(ctx))
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // curlLines says what to try while everything is up.

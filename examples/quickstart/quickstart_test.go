@@ -95,7 +95,7 @@ func TestWalkStops(t *testing.T) {
 		"failing lookup":       {func(s *site) { s.as.Fail(500, 1) }, "GET /orders: got 503, want 200"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := start(new(journal))
+			s, err := start(t.Context(), new(journal))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -143,7 +143,7 @@ func TestServe(t *testing.T) {
 	}
 
 	// What the curl lines do.
-	req, _ := http.NewRequestWithContext(ctx, "POST", issuer[1]+"/token", strings.NewReader(
+	req, _ := http.NewRequestWithContext(ctx, http.MethodPost, issuer[1]+"/token", strings.NewReader(
 		url.Values{"grant_type": {"client_credentials"}, "scope": {"orders:read profile"}}.Encode()))
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.SetBasicAuth(appID, appSecret)
@@ -155,7 +155,7 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]int{"/orders": 200, "/whoami": 200, "/reports": 403} {
-		req, _ := http.NewRequestWithContext(ctx, "GET", gateway[1]+path, nil)
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, gateway[1]+path, nil)
 		req.Header.Set("Authorization", "Bearer "+answer.AccessToken)
 		if status, body := send(t, req); status != want {
 			t.Errorf("%s: status %d, want %d; %s", path, status, want, body)

@@ -14,7 +14,7 @@ import (
 // A walker is a client that tells what it does. It stops at the first error.
 type walker struct {
 	*site
-	ctx    context.Context
+
 	out    io.Writer
 	client *http.Client
 	token  string
@@ -25,131 +25,140 @@ type walker struct {
 func walk(ctx context.Context, out io.Writer, s *site) error {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
-	w := &walker{site: s, ctx: ctx, out: out, client: &http.Client{Transport: transport}}
+	w := &walker{site: s, out: out, client: &http.Client{Transport: transport}}
 
-	w.say("1. The client gets a token from the authorization server.")
-	w.getToken("orders:read profile")
+	w.sayf("1. The client gets a token from the authorization server.")
+	w.getToken(ctx, "orders:read profile")
 
-	w.say("2. It calls the API through the gateway.")
-	w.get("/orders", w.token, http.StatusOK, w.showIntrospection, w.showJWT)
+	w.sayf("2. It calls the API through the gateway.")
+	w.get(ctx, "/orders", w.token, http.StatusOK, w.showIntrospection, w.showJWT)
 
-	w.say("3. It calls again. The gateway knows by now what the token stands for.")
-	w.get("/orders", w.token, http.StatusOK)
-	w.line("introspections so far: %d", w.as.Introspections())
+	w.sayf("3. It calls again. The gateway knows by now what the token stands for.")
+	w.get(ctx, "/orders", w.token, http.StatusOK)
+	w.linef("introspections so far: %d", w.as.Introspections())
 	w.want("introspections", w.as.Introspections(), 1)
 
-	w.say("4. A route of the gateway itself finds the claims in the context.")
-	w.get("/whoami", w.token, http.StatusOK)
+	w.sayf("4. A route of the gateway itself finds the claims in the context.")
+	w.get(ctx, "/whoami", w.token, http.StatusOK)
 
-	w.say("5. A call without a token.")
-	w.get("/orders", "", http.StatusUnauthorized)
+	w.sayf("5. A call without a token.")
+	w.get(ctx, "/orders", "", http.StatusUnauthorized)
 
-	w.say("6. A call that needs a scope which the token does not have.")
-	w.get("/reports", w.token, http.StatusForbidden)
+	w.sayf("6. A call that needs a scope which the token does not have.")
+	w.get(ctx, "/reports", w.token, http.StatusForbidden)
 
-	w.say("7. The token is revoked. A gateway that nobody tells goes on accepting it\n"+
+	w.sayf("7. The token is revoked. A gateway that nobody tells goes on accepting it\n"+
 		"   for up to WithMaxTTL, %v here; a webhook that calls Forget tells it.", maxTTL)
-	w.revoke()
-	w.get("/orders", w.token, http.StatusOK)
-	w.line("auth.Forget(token)")
+	w.revoke(ctx)
+	w.get(ctx, "/orders", w.token, http.StatusOK)
+	w.linef("auth.Forget(token)")
 	w.auth.Forget(w.token)
-	w.get("/orders", w.token, http.StatusUnauthorized)
+	w.get(ctx, "/orders", w.token, http.StatusUnauthorized)
 	return w.err
 }
 
 // getToken gets a token with the client credentials grant.
-func (w *walker) getToken(scope string) {
+func (w *walker) getToken(ctx context.Context, scope string) {
 	form := url.Values{"grant_type": {"client_credentials"}, "scope": {scope}}
-	body := w.post("/token", form)
+	body := w.post(ctx, "/token", form)
 	if w.err != nil {
 		return
 	}
-	var answer struct {
+	var granted struct {
 		AccessToken string `json:"access_token"`
 		ExpiresIn   int    `json:"expires_in"`
 	}
-	if w.err = json.Unmarshal(body, &answer); w.err != nil {
+	if w.err = json.Unmarshal(body, &granted); w.err != nil {
 		return
 	}
-	w.token = answer.AccessToken
-	w.line("< access_token: %s (%d random characters)", shorten(w.token), len(w.token))
-	w.line("< expires_in: %d", answer.ExpiresIn)
+	w.token = granted.AccessToken
+	w.linef("< access_token: %s (%d random characters)", shorten(w.token), len(w.token))
+	w.linef("< expires_in: %d", granted.ExpiresIn)
 }
 
 // revoke revokes the token at the authorization server.
-func (w *walker) revoke() { w.post("/revoke", url.Values{"token": {w.token}}) }
+func (w *walker) revoke(ctx context.Context) {
+	w.post(ctx, "/revoke", url.Values{"token": {w.token}})
+}
 
 // post sends a form to the authorization server.
-func (w *walker) post(path string, form url.Values) []byte {
+func (w *walker) post(ctx context.Context, path string, form url.Values) []byte {
 	if w.err != nil {
 		return nil
 	}
-	req, err := http.NewRequestWithContext(w.ctx, "POST", w.issuer+path, strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.issuer+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		w.err = err
 		return nil
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.SetBasicAuth(appID, appSecret)
-	w.line("> POST %s", path)
+	w.linef("> POST %s", path)
 	w.form(form)
-	resp, body := w.do(req)
+	a := w.do(req)
 	if w.err != nil {
 		return nil
 	}
-	w.line("< %s", resp.Status)
-	w.want("POST "+path, resp.StatusCode, http.StatusOK)
-	return body
+	w.status(a.status)
+	w.want("POST "+path, a.status, http.StatusOK)
+	return a.body
 }
 
 // get calls the gateway. It shows the request, what else there is to see, and
 // the answer.
-func (w *walker) get(path, token string, status int, between ...func()) {
+func (w *walker) get(ctx context.Context, path, token string, status int, between ...func()) {
 	if w.err != nil {
 		return
 	}
-	req, err := http.NewRequestWithContext(w.ctx, "GET", w.gateway+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.gateway+path, nil)
 	if err != nil {
 		w.err = err
 		return
 	}
-	w.line("> GET %s", path)
+	w.linef("> GET %s", path)
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
-		w.line("> Authorization: Bearer %s", shorten(token))
+		w.linef("> Authorization: Bearer %s", shorten(token))
 	}
-	resp, body := w.do(req)
+	a := w.do(req)
 	if w.err != nil {
 		return
 	}
-	if w.want("GET "+path, resp.StatusCode, status); w.err != nil {
+	if w.want("GET "+path, a.status, status); w.err != nil {
 		return
 	}
 	for _, show := range between {
 		show()
 	}
-	w.line("< %s", resp.Status)
-	if challenge := resp.Header.Get("WWW-Authenticate"); challenge != "" {
-		w.line("< WWW-Authenticate: %s", strings.ReplaceAll(challenge, `", `, "\",\n   <     "))
+	w.status(a.status)
+	if challenge := a.header.Get("WWW-Authenticate"); challenge != "" {
+		w.linef("< WWW-Authenticate: %s", strings.ReplaceAll(challenge, `", `, "\",\n   <     "))
 	} else {
-		w.line("< %s", bytes.TrimSpace(body))
+		w.linef("< %s", a.body)
 	}
 }
 
+// An answer is what is shown of a response.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
 // do sends req and reads the answer.
-func (w *walker) do(req *http.Request) (*http.Response, []byte) {
+func (w *walker) do(req *http.Request) answer {
 	resp, err := w.client.Do(req)
 	if err != nil {
 		w.err = err
-		return nil, nil
+		return answer{}
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		w.err = err
-		return nil, nil
+		return answer{}
 	}
-	return resp, body
+	return answer{resp.StatusCode, resp.Header, body}
 }
 
 // showIntrospection shows what the gateway asked and what it was told.
@@ -158,14 +167,14 @@ func (w *walker) showIntrospection() {
 		return
 	}
 	x := w.seen.last("/introspect")
-	w.say("   The token is opaque: the gateway asks the authorization server.")
-	w.line("> %s %s", x.method, x.path)
-	w.line("> Accept: %s", x.request.Get("Accept"))
+	w.sayf("   The token is opaque: the gateway asks the authorization server.")
+	w.linef("> %s %s", x.method, x.path)
+	w.linef("> Accept: %s", x.request.Get("Accept"))
 	w.form(x.form)
-	w.line("< %d %s", x.status, http.StatusText(x.status))
-	w.line("< Content-Type: %s", x.response.Get("Content-Type"))
-	w.line("< Cache-Control: %s", x.response.Get("Cache-Control"))
-	w.line("< %s", shorten(x.body))
+	w.status(x.status)
+	w.linef("< Content-Type: %s", x.response.Get("Content-Type"))
+	w.linef("< Cache-Control: %s", x.response.Get("Cache-Control"))
+	w.linef("< %s", shorten(x.body))
 }
 
 // showJWT shows what the API received.
@@ -173,7 +182,7 @@ func (w *walker) showJWT() {
 	if w.err != nil {
 		return
 	}
-	w.say("   The gateway verifies the JWT and calls the API with it. The API receives:")
+	w.sayf("   The gateway verifies the JWT and calls the API with it. The API receives:")
 	header, claims, err := decode(bearer(w.seen.last("/orders").request))
 	if err != nil {
 		w.err = err
@@ -184,32 +193,36 @@ func (w *walker) showJWT() {
 		if w.err = json.Indent(&b, part, "   ", "  "); w.err != nil {
 			return
 		}
-		w.line("%s", b.String())
+		w.linef("%s", b.String())
 	}
-	w.say("   Its answer goes back to the client.")
+	w.sayf("   Its answer goes back to the client.")
 }
 
 // form shows a form, a field to a line, and no token in full.
 func (w *walker) form(form url.Values) {
 	for _, name := range []string{"grant_type", "scope", "token", "token_type_hint"} {
 		if value := form.Get(name); name == "token" && value != "" {
-			w.line(">   token=%s", shorten(value))
+			w.linef(">   token=%s", shorten(value))
 		} else if value != "" {
-			w.line(">   %s=%s", name, value)
+			w.linef(">   %s=%s", name, value)
 		}
 	}
 }
 
-// say begins a step, line goes on in it.
-func (w *walker) say(format string, args ...any) {
-	if w.err == nil {
-		fmt.Fprintf(w.out, "\n"+format+"\n\n", args...)
-	}
+// sayf begins a step, linef goes on in it.
+func (w *walker) sayf(format string, args ...any) {
+	w.printf("\n"+format+"\n\n", args...)
 }
 
-func (w *walker) line(format string, args ...any) {
+func (w *walker) linef(format string, args ...any) {
+	w.printf("   "+format+"\n", args...)
+}
+
+func (w *walker) status(code int) { w.linef("< %d %s", code, http.StatusText(code)) }
+
+func (w *walker) printf(format string, args ...any) {
 	if w.err == nil {
-		fmt.Fprintf(w.out, "   "+format+"\n", args...)
+		_, w.err = fmt.Fprintf(w.out, format, args...)
 	}
 }
 
