@@ -3,6 +3,7 @@ package phantom
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -26,7 +27,13 @@ func newDiscovery(issuer string, insecure bool, timeout time.Duration, client *h
 	d := &discovery{}
 	d.clock = newClock()
 	d.flights.timeout = timeout
-	d.failed = func(err error, kept bool) { log.fetchFailed("metadata", err, kept) }
+	d.failed = func(err *Error) {
+		level := slog.LevelWarn
+		if errors.Is(err, ErrUpstream) {
+			level = slog.LevelError // it will not pass by itself, and may be an attack
+		}
+		log.notRenewed(level, "metadata", err)
+	}
 	d.fetch = func(ctx context.Context, old *metadata) (*metadata, time.Duration, error) {
 		body, maxAge, err := getMetadata(ctx, client, issuer)
 		if err != nil {

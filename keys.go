@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -124,7 +125,7 @@ func newRemoteKeys(timeout time.Duration, client *http.Client, url func(context.
 	k := &remoteKeys{}
 	k.clock = newClock()
 	k.flights.timeout = timeout
-	k.failed = func(err error, kept bool) { log.fetchFailed("key set", err, kept) }
+	k.failed = func(err *Error) { log.notRenewed(slog.LevelWarn, "key set", err) }
 	k.fetch = func(ctx context.Context, old *keyList) (*keyList, time.Duration, error) {
 		target, err := url(ctx)
 		if err != nil {
@@ -132,11 +133,11 @@ func newRemoteKeys(timeout time.Duration, client *http.Client, url func(context.
 		}
 		body, maxAge, err := getDocument(ctx, client, target, "application/jwk-set+json, application/json", maxKeySetSize)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, noKeySet(err)
 		}
 		parsed, dropped, err := jose.ParseKeySet(body)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, noKeySet(err)
 		}
 		log.droppedKeys(dropped)
 		return replaceKeys(old, parsed), maxAge, nil
@@ -145,24 +146,31 @@ func newRemoteKeys(timeout time.Duration, client *http.Client, url func(context.
 }
 
 // replaceKeys makes the new set. A key that is in both sets stays the same
-// signingKey; one that is not is retired.
+// signingKey; one that is not is retired. One that is listed twice counts once,
+// or only one of the two would be retired.
 func replaceKeys(old *keyList, parsed []*jose.Key) *keyList {
-	known := map[[32]byte]*signingKey{}
+	gone := map[[32]byte]*signingKey{}
 	if old != nil {
 		for _, key := range *old {
-			known[key.Thumbprint()] = key
+			gone[key.Thumbprint()] = key
 		}
 	}
 	list := make(keyList, 0, len(parsed))
+	listed := map[[32]byte]bool{}
 	for _, key := range parsed {
-		kept, ok := known[key.Thumbprint()]
+		id := key.Thumbprint()
+		if listed[id] {
+			continue
+		}
+		listed[id] = true
+		kept, ok := gone[id]
 		if !ok {
 			kept = &signingKey{Key: key}
 		}
-		delete(known, key.Thumbprint())
+		delete(gone, id)
 		list = append(list, kept)
 	}
-	for _, key := range known {
+	for _, key := range gone {
 		key.retired.Store(true)
 	}
 	return &list
@@ -176,6 +184,7 @@ func (k *remoteKeys) VerifySignature(ctx context.Context, jwt string) ([]byte, e
 // verify checks the JWT with the current keys and, if none of them fits, with
 // those of a refetched set.
 func (k *remoteKeys) verify(ctx context.Context, msg *jose.Message) (*signingKey, error) {
+	before := k.current.Load()
 	list, err := k.get(ctx)
 	if err != nil {
 		return nil, keysUnavailable(err)
@@ -183,6 +192,9 @@ func (k *remoteKeys) verify(ctx context.Context, msg *jose.Message) (*signingKey
 	key, refused := list.verify(msg, maxCandidates)
 	if refused == nil {
 		return key, nil
+	}
+	if before == nil || before.doc != list {
+		return nil, refused // the set was fetched for this very JWT
 	}
 	renewed, err := k.newer(ctx, list)
 	switch {
@@ -194,14 +206,25 @@ func (k *remoteKeys) verify(ctx context.Context, msg *jose.Message) (*signingKey
 	return renewed.verify(msg, maxCandidates)
 }
 
+// noKeySet says why there is no key set: whatever the answer to the request for
+// it was, it is no verdict on the JWT.
+func noKeySet(err error) *Error {
+	detail := err.Error() // of a status, or of what is wrong with the JSON
+	var e *Error
+	if errors.As(err, &e) {
+		detail = e.Detail
+	}
+	return rejection(ReasonKeysUnavailable, "key set: "+detail)
+}
+
 // keysUnavailable is the absence of a verdict. What the metadata is to blame
 // for stays what it is.
 func keysUnavailable(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) && (e.Reason == ReasonProtocol || e.Reason == ReasonInternal) {
-		return asError(err, ReasonKeysUnavailable, "")
+	e := asError(err, ReasonKeysUnavailable, "key set")
+	if e.Reason == ReasonUnavailable {
+		e.Reason = ReasonKeysUnavailable
 	}
-	return rejection(ReasonKeysUnavailable, "no key set")
+	return e
 }
 
 // ownKeys are the key sets of this package, which need not parse a JWT again

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -45,12 +46,32 @@ func fingerprint(d digest) string { return hex.EncodeToString(d[:4]) }
 // logPause and reason.
 func (l *eventLog) rejected(ctx context.Context, e *Error) {
 	k := e.kind()
-	if l.logger == nil || k.status >= 500 && !l.due(string(e.Reason)+e.Detail) {
+	if k.status >= 500 && !l.due(string(e.Reason)+e.Detail, logPause) {
 		return
 	}
-	attrs := []slog.Attr{
-		slog.String("reason", string(e.Reason)), slog.Int("status", k.status), slog.String("issuer", l.issuer),
+	l.write(ctx, k.level, "phantom: request rejected", e, slog.Int("status", k.status))
+}
+
+// stale logs that an outage is being bridged.
+func (l *eventLog) stale(ctx context.Context, e *Error) {
+	if l.due("stale", logPause) {
+		l.write(ctx, slog.LevelWarn, "phantom: serving stale entries while the authorization server is unavailable", e)
 	}
+}
+
+// notRenewed logs that a document of the authorization server could not be
+// renewed and that the previous one stays in use.
+func (l *eventLog) notRenewed(level slog.Level, document string, e *Error) {
+	if l.due(document, logPause) {
+		l.write(context.Background(), level, "phantom: cannot renew the "+document+" of the authorization server", e)
+	}
+}
+
+func (l *eventLog) write(ctx context.Context, level slog.Level, msg string, e *Error, attrs ...slog.Attr) {
+	if l.logger == nil {
+		return
+	}
+	attrs = append(attrs, slog.String("reason", string(e.Reason)), slog.String("issuer", l.issuer))
 	if e.Detail != "" {
 		attrs = append(attrs, slog.String("detail", e.Detail))
 	}
@@ -58,33 +79,7 @@ func (l *eventLog) rejected(ctx context.Context, e *Error) {
 	if errors.As(e.Err, &p) {
 		attrs = append(attrs, slog.String("panic", p.text), slog.String("stack", string(p.stack)))
 	}
-	l.logger.LogAttrs(ctx, k.level, "phantom: request rejected", attrs...)
-}
-
-// stale logs that an outage is being bridged.
-func (l *eventLog) stale(ctx context.Context, e *Error) {
-	if l.logger != nil && l.due("stale") {
-		l.logger.LogAttrs(ctx, slog.LevelWarn, "phantom: serving stale entries while the authorization server is unavailable",
-			slog.String("reason", string(e.Reason)), slog.String("detail", e.Detail), slog.String("issuer", l.issuer))
-	}
-}
-
-// fetchFailed logs that a document of the authorization server could not be
-// renewed.
-func (l *eventLog) fetchFailed(document string, err error, kept bool) {
-	if l.logger == nil || !l.due(document) {
-		return
-	}
-	level, detail := slog.LevelError, "not strict JSON of the expected form"
-	if kept {
-		level = slog.LevelWarn
-	}
-	var e *Error
-	if errors.As(err, &e) {
-		detail = e.Detail
-	}
-	l.logger.LogAttrs(context.Background(), level, "phantom: cannot fetch the "+document+" of the authorization server",
-		slog.Bool("previous_kept", kept), slog.String("detail", detail), slog.String("issuer", l.issuer))
+	l.logger.LogAttrs(ctx, level, msg, attrs...)
 }
 
 // droppedKeys logs the keys of a key set that are not used.
@@ -95,40 +90,26 @@ func (l *eventLog) droppedKeys(dropped []error) {
 			level = slog.LevelError
 		}
 		// Once, not at each refresh.
-		if l.logger != nil && l.first("key: "+err.Error()) {
+		if l.due("key: "+err.Error(), math.MaxInt64) && l.logger != nil {
 			l.logger.LogAttrs(context.Background(), level, "phantom: a key of the issuer is not used",
 				slog.String("detail", err.Error()), slog.String("issuer", l.issuer))
 		}
 	}
 }
 
-// due reports whether it is time for another line about the topic.
-func (l *eventLog) due(topic string) bool {
+// due reports whether the last line about the topic, if any, is long enough
+// ago for another one.
+func (l *eventLog) due(topic string, pause time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if last, ok := l.last[topic]; ok && now.Sub(last) < logPause {
+	if last, ok := l.last[topic]; ok && now.Sub(last) < pause {
 		return false
 	}
-	l.remember(topic, now)
-	return true
-}
-
-// first reports whether there was no line about the topic yet.
-func (l *eventLog) first(topic string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, ok := l.last[topic]; ok {
-		return false
-	}
-	l.remember(topic, time.Now())
-	return true
-}
-
-func (l *eventLog) remember(topic string, now time.Time) {
 	// Topics are fixed texts, few; the bound is against surprises.
 	if l.last == nil || len(l.last) >= 256 {
 		l.last = map[string]time.Time{}
 	}
 	l.last[topic] = now
+	return true
 }

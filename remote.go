@@ -25,7 +25,7 @@ const (
 type remote[T any] struct {
 	clock
 	fetch   func(ctx context.Context, old *T) (doc *T, maxAge time.Duration, err error)
-	failed  func(err error, kept bool) // told of each failed attempt
+	failed  func(err *Error) // told of each failed attempt to renew a usable document
 	flights flights[*version[T]]
 	current atomic.Pointer[version[T]]
 
@@ -105,30 +105,51 @@ func (d *remote[T]) attempt(seen *version[T], force bool) func(context.Context) 
 		if wait {
 			return v, lastErr
 		}
-		var old *T
-		if v != nil {
-			old = v.doc
+		if usable {
+			return d.renew(ctx, v)
 		}
-		doc, maxAge, err := d.fetch(ctx, old)
-		now = d.now()
+		next, err := d.replace(ctx, v)
 		if err != nil {
-			pause := recoverPause
-			if usable {
-				pause = refetchPause
-			}
-			d.settle(err, now.add(pause))
-			d.failed(err, usable)
-			return nil, err
+			d.settle(err, d.now().add(recoverPause))
 		}
-		d.settle(nil, now)
-		if maxAge < 0 {
-			maxAge = freshByDefault
-		}
-		fresh := now.add(min(max(maxAge, freshAtLeast), freshAtMost))
-		v = &version[T]{doc: doc, fresh: fresh, dead: fresh.add(staleAtMost)}
-		d.current.Store(v)
-		return v, nil
+		return next, err
 	}
+}
+
+// renew is replace while v is usable. Nobody may be waiting for its end, so
+// that what goes wrong, a panic included, is told here.
+func (d *remote[T]) renew(ctx context.Context, v *version[T]) (next *version[T], err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			next, err = nil, panicked(p)
+		}
+		if err != nil {
+			d.settle(err, d.now().add(refetchPause))
+			d.failed(asError(err, ReasonUnavailable, ""))
+		}
+	}()
+	return d.replace(ctx, v)
+}
+
+// replace fetches a new version in place of v, which may be nil.
+func (d *remote[T]) replace(ctx context.Context, v *version[T]) (*version[T], error) {
+	var old *T
+	if v != nil {
+		old = v.doc
+	}
+	doc, maxAge, err := d.fetch(ctx, old)
+	if err != nil {
+		return nil, err
+	}
+	if maxAge < 0 {
+		maxAge = freshByDefault
+	}
+	now := d.now()
+	fresh := now.add(min(max(maxAge, freshAtLeast), freshAtMost))
+	v = &version[T]{doc: doc, fresh: fresh, dead: fresh.add(staleAtMost)}
+	d.current.Store(v)
+	d.settle(nil, now)
+	return v, nil
 }
 
 func (d *remote[T]) settle(err error, nextTry instant) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -141,7 +142,7 @@ func (t *Token) Introspection(v any) error {
 	return decodeJSON([]byte(*t.answer), v)
 }
 
-var errNoMembers = fmt.Errorf("phantom: the introspection answer has no JSON members")
+var errNoMembers = errors.New("phantom: the introspection answer has no JSON members")
 
 func decodeJSON(data []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))

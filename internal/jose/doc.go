@@ -18,15 +18,15 @@
 //     no panic of the signature library leaves the package;
 //   - no error text holds a byte of a token or of a key.
 //
-// It does not look at any claim (issuer, audience, times, typ policy), fetch anything,
-// choose among keys, or bound the size of a JWK Set document: those are the caller's.
-// RSASSA-PSS signatures are accepted with any salt length, because that is how the
-// signature library checks them; RFC 7518 section 3.5 binds the signer.
+// It does not look at any claim (issuer, audience, times), decide which typ is right,
+// fetch anything, choose among keys, or bound the size of a JWK Set document: those are
+// the caller's. ECDSA signatures are malleable (r, n-s signs what r, s signs), so a
+// token is not to be recognised by its signature.
 //
 // This is the only package that imports jwx, and it uses two things of it: jwk to turn
 // one JWK that was rebuilt from checked members into a Go key, and jws to check or
-// make one signature. Moving to another version, or away from it, is a change of this
-// package alone.
+// make one signature. RSASSA-PSS is checked by crypto/rsa, because jwx ignores the salt
+// length. Moving to another version, or away from it, is a change of this package alone.
 package jose
 
 import (

@@ -2,6 +2,7 @@ package jose_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -631,15 +632,128 @@ func TestVerifyNeverPanics(t *testing.T) {
 	}
 }
 
-func TestPSSAcceptsTheSaltLengthOfTheRFC(t *testing.T) {
-	// And any other, as the package comment says; both by the owner of the key.
+func TestPSSSaltIsAsLongAsTheHash(t *testing.T) {
 	key := newKey(t, &rsaKey().PublicKey)
-	input := b64([]byte(`{"alg":"PS256"}`)) + "." + b64([]byte(goodPayload))
+	for alg, hash := range map[string]crypto.Hash{"PS256": crypto.SHA256, "PS384": crypto.SHA384, "PS512": crypto.SHA512} {
+		input := b64([]byte(`{"alg":"`+alg+`"}`)) + "." + b64([]byte(goodPayload))
+		h := hash.New()
+		h.Write([]byte(input))
+		digest := h.Sum(nil)
+		for _, salt := range []int{hash.Size(), 1, 20, 31, 33, 32, 48, 64, hash.Size() + 1, 256 - 2 - hash.Size()} {
+			want := "signature"
+			if salt == hash.Size() {
+				want = "ok"
+			}
+			signature := must(rsa.SignPSS(rand.Reader, rsaKey(), hash, digest, &rsa.PSSOptions{SaltLength: salt}))
+			if got := class(t, key.Verify(parse(t, input+"."+b64(signature)))); got != want {
+				t.Errorf("%s with a salt of %d bytes: %s", alg, salt, got)
+			}
+		}
+	}
+}
+
+// TestPKCS1PaddingIsExact signs blocks that differ from the one right block. Whoever
+// parses the padding instead of comparing it accepts some of them, and then signatures
+// can be made without the private key when e is small.
+func TestPKCS1PaddingIsExact(t *testing.T) {
+	const size = 256
+	private := rsaKey()
+	input := b64([]byte(`{"alg":"RS256"}`)) + "." + b64([]byte(goodPayload))
 	digest := sha256.Sum256([]byte(input))
-	for _, salt := range []int{32, 0, 20, rsa.PSSSaltLengthAuto} {
-		signature := must(rsa.SignPSS(rand.Reader, rsaKey(), 5, digest[:], &rsa.PSSOptions{SaltLength: salt}))
-		if err := key.Verify(parse(t, input+"."+b64(signature))); err != nil {
-			t.Errorf("salt %d: %v", salt, err)
+	oid := []byte{0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}
+	sha1OID := []byte{0x06, 0x05, 0x2b, 0x0e, 0x03, 0x02, 0x1a}
+	null := []byte{0x05, 0x00}
+	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	der := func(tag byte, inside ...[]byte) []byte {
+		content := join(inside...)
+		return append([]byte{tag, byte(len(content))}, content...)
+	}
+	long := func(tag byte, inside ...[]byte) []byte { // BER: length in two bytes
+		content := join(inside...)
+		return append([]byte{tag, 0x81, byte(len(content))}, content...)
+	}
+	info := der(0x30, der(0x30, oid, null), der(0x04, digest[:]))
+	block := func(kind, fill byte, info []byte) []byte {
+		return join([]byte{0, kind}, bytes.Repeat([]byte{fill}, size-3-len(info)), []byte{0}, info)
+	}
+	short := func(fill int, info []byte) []byte { // padding too short, garbage at the end
+		block := join([]byte{0, 1}, bytes.Repeat([]byte{0xff}, fill), []byte{0}, info)
+		return append(block, make([]byte, size-len(block))...)
+	}
+	good := block(1, 0xff, info)
+	flipped := func(i int) []byte { b := bytes.Clone(good); b[i] ^= 1; return b }
+	blocks := map[string][]byte{
+		"padding of 8, then garbage":      short(8, info),
+		"padding of 0, then garbage":      short(0, info),
+		"padding one byte short":          short(size-4-len(info), info),
+		"block type 0":                    block(0, 0, info),
+		"block type 2":                    block(2, 0xff, info),
+		"padding of another byte":         block(1, 0xfe, info),
+		"second byte":                     flipped(1),
+		"a byte of the padding":           flipped(40),
+		"last byte of the padding":        flipped(size - len(info) - 2),
+		"separator":                       flipped(size - len(info) - 1),
+		"last byte of the hash":           flipped(size - 1),
+		"bare hash":                       block(1, 0xff, digest[:]),
+		"hash without algorithm":          block(1, 0xff, der(0x30, der(0x04, digest[:]))),
+		"parameters absent":               block(1, 0xff, der(0x30, der(0x30, oid), der(0x04, digest[:]))),
+		"parameters twice":                block(1, 0xff, der(0x30, der(0x30, oid, null, null), der(0x04, digest[:]))),
+		"parameters an empty sequence":    block(1, 0xff, der(0x30, der(0x30, oid, []byte{0x30, 0}), der(0x04, digest[:]))),
+		"garbage in the parameters":       block(1, 0xff, der(0x30, der(0x30, oid, der(0x04, []byte("garbage"))), der(0x04, digest[:]))),
+		"another hash":                    block(1, 0xff, der(0x30, der(0x30, sha1OID, null), der(0x04, digest[:20]))),
+		"name of another hash":            block(1, 0xff, der(0x30, der(0x30, append(bytes.Clone(oid[:10]), 3), null), der(0x04, digest[:]))),
+		"hash cut":                        block(1, 0xff, der(0x30, der(0x30, oid, null), der(0x04, digest[:31]))),
+		"hash and a byte":                 block(1, 0xff, der(0x30, der(0x30, oid, null), der(0x04, digest[:], []byte{0}))),
+		"hash of another tag":             block(1, 0xff, der(0x30, der(0x30, oid, null), der(0x05, digest[:]))),
+		"garbage after":                   block(1, 0xff, append(bytes.Clone(info), 0)),
+		"garbage inside":                  block(1, 0xff, der(0x30, der(0x30, oid, null), der(0x04, digest[:]), null)),
+		"length in long form":             block(1, 0xff, long(0x30, der(0x30, oid, null), der(0x04, digest[:]))),
+		"length of algorithm, long form":  block(1, 0xff, der(0x30, long(0x30, oid, null), der(0x04, digest[:]))),
+		"length of hash in long form":     block(1, 0xff, der(0x30, der(0x30, oid, null), long(0x04, digest[:]))),
+		"indefinite length":               block(1, 0xff, join([]byte{0x30, 0x80}, info[2:], []byte{0, 0})),
+		"length one too many":             block(1, 0xff, append([]byte{0x30, info[1] + 1}, info[2:]...)),
+		"length one too few":              block(1, 0xff, append([]byte{0x30, info[1] - 1}, info[2:]...)),
+		"sequence in a sequence":          block(1, 0xff, der(0x30, info)),
+		"a set instead of a sequence":     block(1, 0xff, append([]byte{0x31}, info[1:]...)),
+		"nothing":                         make([]byte, size),
+		"the block of the unhashed input": block(1, 0xff, []byte(input)[:32]),
+	}
+	key := newKey(t, &private.PublicKey)
+	sign := func(block []byte) string {
+		if len(block) != size {
+			t.Fatalf("a block of %d bytes", len(block))
+		}
+		s := new(big.Int).Exp(new(big.Int).SetBytes(block), private.D, private.N)
+		return input + "." + b64(s.FillBytes(make([]byte, size)))
+	}
+	if err := key.Verify(parse(t, sign(good))); err != nil {
+		t.Fatalf("the right block: %v", err)
+	}
+	for name, block := range blocks {
+		if got := class(t, key.Verify(parse(t, sign(block)))); got != "signature" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+func TestECDSAEdgeValues(t *testing.T) {
+	for _, alg := range []string{"ES256", "ES384", "ES512"} {
+		private := signerFor(alg).(*ecdsa.PrivateKey)
+		params := private.Curve.Params()
+		size := (params.BitSize + 7) / 8
+		one := big.NewInt(1)
+		values := []*big.Int{
+			new(big.Int), one, big.NewInt(2), new(big.Int).Sub(params.N, one), params.N, new(big.Int).Add(params.N, one),
+			params.P, params.Gx, new(big.Int).Sub(new(big.Int).Lsh(one, uint(params.BitSize)), one), new(big.Int).Rsh(params.N, 1),
+		}
+		input := b64([]byte(`{"alg":"`+alg+`"}`)) + "." + b64([]byte(goodPayload))
+		key := newKey(t, &private.PublicKey)
+		for i, r := range values {
+			for j, s := range values {
+				if got := class(t, key.Verify(parse(t, input+"."+b64(rs(r, s, size))))); got != "signature" {
+					t.Errorf("%s: value %d as r, value %d as s: %s", alg, i, j, got)
+				}
+			}
 		}
 	}
 }

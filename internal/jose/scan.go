@@ -3,6 +3,8 @@ package jose
 import (
 	"bytes"
 	"slices"
+	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -224,11 +226,9 @@ func unescapeRune(b []byte) (r rune, n int) {
 	if len(b) < 2 {
 		return 0, 0
 	}
-	const letters, bytesMeant = `"\/bfnrt`, "\"\\/\b\f\n\r\t"
-	for i := range len(letters) {
-		if b[1] == letters[i] {
-			return rune(bytesMeant[i]), 2
-		}
+	const letters, meanings = `"\/bfnrt`, "\"\\/\b\f\n\r\t"
+	if i := strings.IndexByte(letters, b[1]); i >= 0 {
+		return rune(meanings[i]), 2
 	}
 	r, ok := unescapeUnit(b)
 	switch {
@@ -249,18 +249,6 @@ func unescapeUnit(b []byte) (r rune, ok bool) {
 	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
 		return 0, false
 	}
-	for _, c := range b[2:6] {
-		switch {
-		case isDigit(c):
-			c -= '0'
-		case 'a' <= c && c <= 'f':
-			c -= 'a' - 10
-		case 'A' <= c && c <= 'F':
-			c -= 'A' - 10
-		default:
-			return 0, false
-		}
-		r = r<<4 | rune(c)
-	}
-	return r, true
+	unit, err := strconv.ParseUint(string(b[2:6]), 16, 16)
+	return rune(unit), err == nil
 }

@@ -41,15 +41,15 @@ type opaque struct{ crypto.Signer }
 func Sign(alg, keyID, typ string, key crypto.Signer, payload []byte) (jwt string, err error) {
 	defer func() {
 		if recover() != nil {
-			jwt, err = "", errors.New("jose: signer panicked")
+			jwt, err = "", errors.New("signer panicked")
 		}
 	}()
 	if !validKeyID(keyID) {
-		return "", errors.New("jose: key id not usable")
+		return "", errors.New("key id not usable")
 	}
 	public, err := signerKey(alg, key.Public())
 	if err != nil {
-		return "", fmt.Errorf("jose: %w", err)
+		return "", err
 	}
 	header, err := json.Marshal(struct {
 		Alg string `json:"alg"`
@@ -57,7 +57,7 @@ func Sign(alg, keyID, typ string, key crypto.Signer, payload []byte) (jwt string
 		Typ string `json:"typ,omitempty"`
 	}{alg, keyID, typ})
 	if err != nil {
-		return "", fmt.Errorf("jose: %w", err)
+		return "", err
 	}
 	m := &Message{Algorithm: alg}
 	m.input = strictBase64.AppendEncode(m.input, header)
@@ -65,13 +65,13 @@ func Sign(alg, keyID, typ string, key crypto.Signer, payload []byte) (jwt string
 	m.input = strictBase64.AppendEncode(m.input, payload)
 	signer, err := jws.NewSigner(jwa.SignatureAlgorithm(alg))
 	if err != nil {
-		return "", fmt.Errorf("jose: %w", err)
+		return "", err
 	}
 	if m.signature, err = signer.Sign(m.input, opaque{key}); err != nil {
-		return "", fmt.Errorf("jose: %w", err)
+		return "", err
 	}
 	if err := public.Verify(m); err != nil {
-		return "", fmt.Errorf("jose: signer's own %w", err)
+		return "", fmt.Errorf("signer's own %w", err)
 	}
 	return string(m.input) + "." + strictBase64.EncodeToString(m.signature), nil
 }

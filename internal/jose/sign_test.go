@@ -30,7 +30,9 @@ func (h hsm) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, e
 }
 
 func behind(key crypto.Signer) hsm {
-	return hsm{key.Public(), func(digest []byte, opts crypto.SignerOpts) ([]byte, error) { return key.Sign(rand.Reader, digest, opts) }}
+	return hsm{key.Public(), func(digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+		return key.Sign(rand.Reader, digest, opts)
+	}}
 }
 
 func TestSign(t *testing.T) {
