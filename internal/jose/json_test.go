@@ -56,7 +56,7 @@ func TestParseObjectAccepts(t *testing.T) {
 
 func TestParseObjectRefuses(t *testing.T) {
 	tests := map[string][]string{
-		"not an object": {``, ` `, `null`, `true`, `1`, `"{}"`, `[]`, `[{}]`, `nul`, `x`, `}`, `]`, `,`, `:`, "\x00"},
+		"not an object": {``, ` `, `null`, `true`, `1`, `"{}"`, `[]`, `[{}]`, `nul`, `x`, `}`, `]`, `,`, `:`, "\x00", `["a":1}`, `x"a":1}`, `[}`, `"}`},
 		"trailing": {`{}{}`, `{} {}`, `{}x`, `{},`, `{}]`, `{}}`, "{}\x00", "{}\v", "{}\f", "{}\u00a0", "{}\ufeff", `{}//`, `{}/**/`,
 			`{"sub":"a"}{"sub":"b"}`},
 		"leading":      {"\ufeff{}", "\v{}", "\u00a0{}", "\u2028{}", `//` + "\n{}", `,{}`},

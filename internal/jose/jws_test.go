@@ -12,6 +12,7 @@ import (
 	"encoding/asn1"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"strings"
@@ -163,6 +164,9 @@ func TestParseClassifies(t *testing.T) {
 		{"newline in the header", h[:4] + "\n" + h[4:] + "." + p + "." + s, "malformed"},
 		{"newline in the payload", h + "." + p[:5] + "\r" + p[5:] + "." + s, "malformed"},
 		{"newline in the signature", h + "." + p + "." + s[:7] + "\n" + s[7:], "malformed"},
+		{"carriage return in the signature", h + "." + p + "." + s[:7] + "\r" + s[7:], "malformed"},
+		{"four line breaks in the signature", h + "." + p + "." + s[:8] + "\r\r\r\r" + s[8:], "malformed"},
+		{"four line breaks in the header", h[:8] + "\r\n\r\n" + h[8:] + "." + p + "." + s, "malformed"},
 		{"NUL in the signature", h + "." + p + "." + s[:7] + "\x00" + s[8:], "malformed"},
 		{"not ASCII in the signature", h + "." + p + "." + s[:7] + "é" + s[9:], "malformed"},
 		{"unused bits set in the signature", h + "." + p + "." + s[:len(s)-1] + nextLetter(s[len(s)-1]), "malformed"},
@@ -273,17 +277,31 @@ func TestSizeLimits(t *testing.T) {
 
 func TestLengthIsExact(t *testing.T) {
 	// A signature segment of any length is well-formed; use it to hit the limit exactly.
-	prefix := b64([]byte(goodHeader)) + "." + b64([]byte(goodPayload)) + "."
-	fill := jose.MaxTokenSize - len(prefix)
-	if fill%4 == 1 {
-		t.Fatal("choose another payload: this length has no base64")
+	for spaces := range 4 {
+		prefix := b64([]byte(goodHeader)) + "." + b64([]byte(goodPayload+strings.Repeat(" ", spaces))) + "."
+		for _, length := range []int{jose.MaxTokenSize - 1, jose.MaxTokenSize, jose.MaxTokenSize + 1} {
+			want := "ok"
+			if fill := length - len(prefix); length > jose.MaxTokenSize || fill%4 == 1 { // no base64 has that length
+				want = "malformed"
+			}
+			_, err := jose.Parse(prefix + strings.Repeat("A", length-len(prefix)))
+			if got := class(t, err); got != want {
+				t.Errorf("%d bytes: %s", length, got)
+			}
+		}
 	}
-	jwt := prefix + strings.Repeat("A", fill)
-	if m := parse(t, jwt); m == nil || len(jwt) != jose.MaxTokenSize {
-		t.Errorf("%d bytes", len(jwt))
-	}
-	if _, err := jose.Parse(jwt + "A"); class(t, err) != "malformed" {
-		t.Error("one byte more was accepted")
+}
+
+func TestSignatureLengthIsCheckedFirst(t *testing.T) {
+	for alg, size := range map[string]int{"RS256": 256, "PS512": 256, "ES256": 64, "ES384": 96, "ES512": 132, "EdDSA": 64} {
+		key := newKey(t, signerFor(alg).Public())
+		for _, length := range []int{1, size - 1, size, size + 1, 2 * size, 20_000} {
+			m := parse(t, compact(`{"alg":"`+alg+`"}`, goodPayload, make([]byte, length)))
+			var rejection *jose.Rejection
+			if !errors.As(key.Verify(m), &rejection) || (rejection.Detail == "wrong length") != (length != size) {
+				t.Errorf("%s, %d bytes: %v", alg, length, rejection)
+			}
+		}
 	}
 }
 

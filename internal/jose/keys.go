@@ -60,13 +60,8 @@ func NewKey(pub crypto.PublicKey) (*Key, error) {
 	return newKey(pub, "", "")
 }
 
-func newKey(pub crypto.PublicKey, id, alg string) (k *Key, err error) {
-	defer func() {
-		if recover() != nil {
-			k, err = nil, errors.New("unusable public key")
-		}
-	}()
-	k = &Key{id: id, alg: alg}
+func newKey(pub crypto.PublicKey, id, alg string) (*Key, error) {
+	k := &Key{id: id, alg: alg}
 	if err := k.set(pub); err != nil {
 		return nil, err
 	}
@@ -160,7 +155,12 @@ func ParseKeySet(data []byte) (keys []*Key, dropped []error, err error) {
 }
 
 // parseKey returns nil without an error for a JWK that is not for us.
-func parseKey(entry Value) (*Key, error) {
+func parseKey(entry Value) (key *Key, err error) {
+	defer func() {
+		if recover() != nil {
+			key, err = nil, errors.New("unusable JWK")
+		}
+	}()
 	o, ok := entry.Object()
 	if !ok {
 		return nil, errors.New("not an object")
@@ -198,7 +198,7 @@ func parseKey(entry Value) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := newKey(pub, id, alg)
+	key, err = newKey(pub, id, alg)
 	if err != nil || (alg != "" && !key.Allows(alg)) {
 		return nil, err
 	}
@@ -277,11 +277,6 @@ func field(o Object, name string, least, most int) (string, error) {
 }
 
 func decodeJWK(minimal []byte) (pub crypto.PublicKey, err error) {
-	defer func() {
-		if recover() != nil {
-			pub, err = nil, errors.New("unusable JWK")
-		}
-	}()
 	key, err := jwk.ParseKey(minimal)
 	if err == nil {
 		err = key.Raw(&pub)

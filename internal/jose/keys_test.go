@@ -111,6 +111,7 @@ func TestEachJWKIsJudgedAlone(t *testing.T) {
 		{"K187 e = 17", rsaJWK(n, "e", "EQ"), "key"},
 		{"K187 e even", rsaJWK(n, "e", "AQAA"), "dropped"},
 		{"K187 e of 31 bits", rsaJWK(n, "e", b64([]byte{0x7f, 0xff, 0xff, 0xff})), "key"},
+		{"K187 e = 2^31 + 1", rsaJWK(n, "e", b64([]byte{0x80, 0, 0, 1})), "dropped"},
 		{"K187 e of 32 bits", rsaJWK(n, "e", b64([]byte{0xff, 0xff, 0xff, 0xff})), "dropped"},
 		{"K187 e of 33 bits", rsaJWK(n, "e", b64([]byte{1, 0, 0, 0, 1})), "dropped"},
 		{"K187 e wraps 64 bits to 65537", rsaJWK(n, "e", b64([]byte{1, 0, 0, 0, 0, 0, 1, 0, 1})), "dropped"},
@@ -415,6 +416,9 @@ func TestK191AlgorithmsOfAKey(t *testing.T) {
 		}
 	}
 	for _, alg := range everything {
+		if new(jose.Key).Allows(alg) {
+			t.Errorf("the zero Key allows %q", alg)
+		}
 		if jose.Supported(alg) != slices.Contains(algorithms, alg) {
 			t.Errorf("Supported(%q) = %v", alg, jose.Supported(alg))
 		}
@@ -556,6 +560,25 @@ func TestKeyIsSafeToShare(t *testing.T) {
 		}
 	}
 	wg.Wait()
+}
+
+func TestK187CoordinatesKeepTheirLeadingZeros(t *testing.T) {
+	for {
+		jwk := jwkOf(&must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)).PublicKey)
+		for _, name := range []string{"x", "y"} {
+			octets := must(decode64(jwk[name].(string)))
+			if octets[0] != 0 {
+				continue
+			}
+			if got := verdict(t, jwk); got != "key" {
+				t.Errorf("with the zero: %s", got)
+			}
+			if got := verdict(t, with(jwk, name, b64(octets[1:]))); got != "dropped" {
+				t.Errorf("without the zero: %s", got)
+			}
+			return
+		}
+	}
 }
 
 // rocaModulus makes a modulus the way the vulnerable generator did: both primes have

@@ -237,8 +237,8 @@ func unescapeRune(b []byte) (r rune, n int) {
 	case !utf16.IsSurrogate(r):
 		return r, 6
 	}
-	low, ok := unescapeUnit(b[6:])
-	if r = utf16.DecodeRune(r, low); !ok || r == utf8.RuneError {
+	low, _ := unescapeUnit(b[6:])
+	if r = utf16.DecodeRune(r, low); r == utf8.RuneError {
 		return 0, 0
 	}
 	return r, 12
