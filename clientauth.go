@@ -1,6 +1,7 @@
 package phantom
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -58,7 +59,7 @@ func requireNonEmpty(name, value string) string {
 func ClientSecretBasic(id, secret string) ClientAuth {
 	return &clientAuth{
 		id:      id,
-		invalid: requireNonEmpty("client id", id) + requireNonEmpty("client secret", secret),
+		invalid: cmp.Or(requireNonEmpty("client id", id), requireNonEmpty("client secret", secret)),
 		set: func(_ *clientAuth, req *http.Request, _ url.Values) error {
 			req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
 			return nil
@@ -71,7 +72,7 @@ func ClientSecretBasic(id, secret string) ClientAuth {
 func ClientSecretPost(id, secret string) ClientAuth {
 	return &clientAuth{
 		id:      id,
-		invalid: requireNonEmpty("client id", id) + requireNonEmpty("client secret", secret),
+		invalid: cmp.Or(requireNonEmpty("client id", id), requireNonEmpty("client secret", secret)),
 		set: func(_ *clientAuth, _ *http.Request, form url.Values) error {
 			form.Set("client_id", id)
 			form.Set("client_secret", secret)
@@ -86,10 +87,11 @@ const assertionLifetime = 60 * time.Second
 // PrivateKeyJWT sends a JWT signed with the client's private key (RFC 7523
 // section 2.2): a new one for each attempt, valid for 60 seconds, its audience
 // the issuer as one string. The alg is one of RS, PS and ES 256/384/512 and
-// EdDSA, and must fit the key; keyID may be empty.
+// EdDSA, and must fit the key; keyID may be empty. It learns the issuer from
+// [WithClientAuth], so a ClientAuth of your own cannot delegate to it.
 func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 	invalid := requireNonEmpty("client id", id)
-	if key == nil {
+	if isNil(key) {
 		invalid = "nil key"
 	} else if err := jose.SignerMatches(alg, key.Public()); err != nil {
 		invalid = err.Error()
@@ -98,6 +100,9 @@ func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 		id:      id,
 		invalid: invalid,
 		set: func(c *clientAuth, _ *http.Request, form url.Values) error {
+			if c.issuer == "" { // it is not the one that New was given
+				return errors.New("phantom: PrivateKeyJWT: no issuer")
+			}
 			now := time.Now()
 			claims, err := json.Marshal(map[string]any{
 				"iss": id, "sub": id, "aud": c.issuer, "jti": rand.Text(),

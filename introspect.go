@@ -19,8 +19,9 @@ import (
 // built-in one is a client of RFC 7662; [WithIntrospector] puts another in its
 // place.
 //
-// An error that wraps [ErrUpstream] or [ErrInvalidToken] ends in status 502 or
-// 401; every other in 503. Introspect is called at most once at a time for one
+// An [*Error], or an error that wraps one of this package's, ends in the status
+// that goes with it, [ErrUpstream] in 502 and [ErrInvalidToken], which is
+// remembered as inactive, in 401; every other in 503. Introspect is called at most once at a time for one
 // token, with a context that ends with [WithTimeout], and must be safe for
 // concurrent use.
 type Introspector interface {
@@ -101,8 +102,9 @@ func (c *introspectionClient) request(ctx context.Context, endpoint, token strin
 	}
 	req.Header.Set("Accept", c.accept())
 	form := url.Values{"token": {token}, "token_type_hint": {"access_token"}}
-	if err := c.auth.Authenticate(req, form); err != nil {
-		return nil, asError(err, ReasonUnavailable, "client authentication")
+	if c.auth.Authenticate(req, form) != nil {
+		// Whatever error it is, it is no verdict on the token.
+		return nil, rejection(ReasonUnavailable, "client authentication")
 	}
 	body := form.Encode()
 	req.ContentLength = int64(len(body))
@@ -117,15 +119,16 @@ func (c *introspectionClient) request(ctx context.Context, endpoint, token strin
 // by status, then media type, then body, never by what was asked for.
 func (c *introspectionClient) classify(resp *http.Response) (*Introspection, error) {
 	body, err := readBody(resp, maxAnswerSize)
-	if err != nil {
+	switch status := resp.StatusCode; {
+	case status == http.StatusTooManyRequests, status >= 500:
+		return nil, overloaded(resp)
+	case err != nil:
 		return nil, err
-	}
-	switch {
-	case resp.StatusCode == http.StatusOK:
-	case resp.StatusCode == http.StatusNoContent && c.member == "" && len(body) == 0:
+	case status == http.StatusOK:
+	case status == http.StatusNoContent && c.member == "" && len(body) == 0:
 		return &Introspection{MaxAge: -1}, nil
 	default:
-		return nil, refusedStatus(resp, body)
+		return nil, refusedStatus(status, body)
 	}
 	types := resp.Header.Values("Content-Type")
 	if len(types) != 1 {
@@ -138,8 +141,10 @@ func (c *introspectionClient) classify(resp *http.Response) (*Introspection, err
 	answer := &Introspection{Active: true, MaxAge: freshness(resp.Header, c.strict)}
 	switch mediaType {
 	case typeJWT:
-		body = bytes.TrimSuffix(body, []byte("\n"))
-		answer.JWT = string(bytes.TrimSuffix(body, []byte("\r")))
+		if line, ok := bytes.CutSuffix(body, []byte("\n")); ok {
+			body = bytes.TrimSuffix(line, []byte("\r"))
+		}
+		answer.JWT = string(body)
 		return answer, nil
 	case typeJSON:
 		return c.readJSON(answer, body)
@@ -151,21 +156,24 @@ func (c *introspectionClient) classify(resp *http.Response) (*Introspection, err
 
 func protocolFault(detail string) *Error { return rejection(ReasonProtocol, detail) }
 
+// overloaded is the outage that a status alone tells of, whatever the body is.
+func overloaded(resp *http.Response) error {
+	e := rejection(ReasonUnavailable, fmt.Sprintf("status %d", resp.StatusCode))
+	if after, ok := retryAfter(resp.Header, time.Now()); ok {
+		e.RetryAfter = after
+		e.Err = errAskedToWait
+	}
+	return e
+}
+
 // refusedStatus classifies an answer that is no answer about the token. Only
 // one says something of it: the server does not introspect this kind, which is
 // as good as inactive.
-func refusedStatus(resp *http.Response, body []byte) error {
-	switch status := resp.StatusCode; {
-	case status == http.StatusTooManyRequests, status >= 500:
-		e := rejection(ReasonUnavailable, fmt.Sprintf("status %d", status))
-		if after, ok := retryAfter(resp.Header, time.Now()); ok {
-			e.RetryAfter = after
-			e.Err = errAskedToWait
-		}
-		return e
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+func refusedStatus(status int, body []byte) error {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
 		return protocolFault(fmt.Sprintf("the authorization server refuses the introspection client's credentials: status %d", status))
-	case status == http.StatusBadRequest:
+	case http.StatusBadRequest:
 		members, err := jose.ParseObject(body)
 		if err != nil {
 			break
@@ -177,7 +185,7 @@ func refusedStatus(resp *http.Response, body []byte) error {
 			return protocolFault("the authorization server refuses the introspection client's credentials: status 400")
 		}
 	}
-	return protocolFault(fmt.Sprintf("status %d", resp.StatusCode))
+	return protocolFault(fmt.Sprintf("status %d", status))
 }
 
 // readJSON reads the answer of RFC 7662 section 2.2 with the JWT as one of its

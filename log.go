@@ -2,8 +2,8 @@ package phantom
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"sync"
@@ -26,7 +26,7 @@ type eventLog struct {
 
 // admitted logs a request that was let through. It costs nothing without a
 // logger.
-func (l *eventLog) admitted(ctx context.Context, d digest, hit bool) {
+func (l *eventLog) admitted(ctx context.Context, tok *Token, hit bool) {
 	if l.logger == nil || !l.logger.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
@@ -34,13 +34,9 @@ func (l *eventLog) admitted(ctx context.Context, d digest, hit bool) {
 	if hit {
 		cache = "hit"
 	}
-	l.logger.LogAttrs(ctx, slog.LevelDebug, "phantom: ok",
-		slog.String("cache", cache), slog.String("token", fingerprint(d)), slog.String("issuer", l.issuer))
+	l.logger.LogAttrs(ctx, slog.LevelDebug, "phantom: ok", slog.String("cache", cache),
+		slog.String("token", fmt.Sprintf("%08x", tok.fingerprint)), slog.String("issuer", l.issuer))
 }
-
-// fingerprint is short enough to tell nothing and long enough to follow one
-// token through a log.
-func fingerprint(d digest) string { return hex.EncodeToString(d[:4]) }
 
 // rejected logs a rejection; those that are nobody's verdict at most once per
 // logPause and reason.

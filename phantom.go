@@ -144,7 +144,7 @@ func (m *Middleware) Require(requirements ...Requirement) func(http.Handler) htt
 }
 
 // protect is the only place that calls next.
-func (m *Middleware) protect(next http.Handler, identify func(*http.Request) (*Token, error), requirements []Requirement) http.Handler {
+func (m *Middleware) protect(next http.Handler, identify func(*http.Request) (*Token, bool, error), requirements []Requirement) http.Handler {
 	if m == nil || m.cache == nil {
 		panic("phantom: a Middleware that New did not make protects nothing")
 	}
@@ -164,13 +164,13 @@ func (m *Middleware) protect(next http.Handler, identify func(*http.Request) (*T
 
 // admit decides on a request and returns the one to hand on. What panics on
 // the way admits nobody.
-func (m *Middleware) admit(r *http.Request, identify func(*http.Request) (*Token, error), requirements []Requirement) (admitted *http.Request, rejected *Error) {
+func (m *Middleware) admit(r *http.Request, identify func(*http.Request) (*Token, bool, error), requirements []Requirement) (admitted *http.Request, rejected *Error) {
 	defer func() {
 		if p := recover(); p != nil {
 			admitted, rejected = nil, panicked(p)
 		}
 	}()
-	tok, err := identify(r)
+	tok, hit, err := identify(r)
 	if err != nil {
 		return nil, asError(err, ReasonInternal, "")
 	}
@@ -184,57 +184,58 @@ func (m *Middleware) admit(r *http.Request, identify func(*http.Request) (*Token
 			}
 		}
 	}
+	m.log.admitted(r.Context(), tok, hit)
 	return forward(r, tok), nil
 }
 
 // required returns the request's token. One that an outer handler of this
 // Middleware verified is good for the inner ones too.
-func (m *Middleware) required(r *http.Request) (*Token, error) {
+func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error) {
 	if tok, ok := FromContext(r.Context()); ok && tok.owner == m {
 		if m.rules.expired(tok.expiry, time.Now()) {
-			return nil, refused("exp")
+			return nil, false, refused("exp")
 		}
-		return tok, nil
+		return tok, true, nil
 	}
 	return m.authenticate(r)
 }
 
 // optional returns no token for a request that has no Authorization field at
 // all, whatever the extractor looks at.
-func (m *Middleware) optional(r *http.Request) (*Token, error) {
+func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error) {
 	if values, _ := authorization(r.Header); len(values) > 0 {
 		return m.required(r)
 	}
 	if m.extract == nil {
-		return nil, nil
+		return nil, false, nil
 	}
-	tok, err := m.authenticate(r)
+	tok, hit, err = m.authenticate(r)
 	if errors.Is(err, ErrNoToken) {
-		return nil, nil
+		return nil, false, nil
 	}
-	return tok, err
+	return tok, hit, err
 }
 
 // Authenticate extracts and verifies the request's token and writes nothing.
 // The error is an [*Error]. Requirements given to [WithRequirements] apply.
 func (m *Middleware) Authenticate(r *http.Request) (tok *Token, err error) {
-	return m.guarded(func() (*Token, error) { return m.authenticate(r) })
+	return m.guarded(func() (*Token, bool, error) { return m.authenticate(r) })
 }
 
 // Verify verifies an opaque token, for servers other than net/http's. The
 // error is an [*Error]. Requirements given to [WithRequirements] apply.
 func (m *Middleware) Verify(ctx context.Context, token string) (*Token, error) {
-	return m.guarded(func() (*Token, error) { return m.verify(ctx, token) })
+	return m.guarded(func() (*Token, bool, error) { return m.verify(ctx, token) })
 }
 
 // guarded gives both the same protection that requests have.
-func (m *Middleware) guarded(identify func() (*Token, error)) (tok *Token, err error) {
+func (m *Middleware) guarded(identify func() (*Token, bool, error)) (tok *Token, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			tok, err = nil, panicked(p)
 		}
 	}()
-	if tok, err = identify(); err != nil {
+	if tok, _, err = identify(); err != nil {
 		return nil, asError(err, ReasonInternal, "")
 	}
 	for _, requirement := range m.requirements {
@@ -245,59 +246,52 @@ func (m *Middleware) guarded(identify func() (*Token, error)) (tok *Token, err e
 	return tok, nil
 }
 
-func (m *Middleware) authenticate(r *http.Request) (*Token, error) {
+func (m *Middleware) authenticate(r *http.Request) (tok *Token, hit bool, err error) {
+	var token string
 	if m.extract == nil {
-		token, err := bearerToken(r.Header)
-		if err != nil {
-			return nil, err
-		}
-		return m.verify(r.Context(), token)
+		token, err = bearerToken(r.Header)
+	} else if token, err = m.extract(r); err != nil {
+		err = asError(err, ReasonMalformedRequest, "token extractor")
 	}
-	token, err := m.extract(r)
 	if err != nil {
-		return nil, asError(err, ReasonMalformedRequest, "token extractor")
+		return nil, false, err
 	}
 	return m.verify(r.Context(), token)
 }
 
 // verify answers from the cache or looks the token up.
-func (m *Middleware) verify(ctx context.Context, token string) (*Token, error) {
+func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit bool, err error) {
 	if token == "" {
-		return nil, errNoField
+		return nil, false, errNoField
 	}
 	if err := checkTokenSyntax(token); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	d := m.cache.digest(token)
 	found := m.cache.get(d, m.cache.now())
 	switch {
 	case found.inactive:
-		return nil, rejection(ReasonInactive, "")
+		return nil, true, rejection(ReasonInactive, "")
 	case found.token != nil && !found.stale:
 		if found.refresh {
 			generation := m.cache.generation(d)
 			m.flights.start(ctx, flightKey(d, generation), m.lookup(d, generation, token, true))
 		}
-		m.log.admitted(ctx, d, true)
-		return found.token, nil
+		return found.token, true, nil
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, rejectionOf(ReasonUnavailable, "caller left", err)
+		return nil, false, rejectionOf(ReasonUnavailable, "caller left", err)
 	}
 	generation := m.cache.generation(d)
-	tok, err := m.flights.do(ctx, flightKey(d, generation), m.lookup(d, generation, token, false))
-	if err != nil {
-		if e := asError(err, ReasonInternal, ""); found.stale && errors.Is(e, ErrUnavailable) && ctx.Err() == nil {
-			// The server may have called it inactive meanwhile.
-			if again := m.cache.get(d, m.cache.now()); again.token != nil {
-				m.log.stale(ctx, e)
-				return again.token, nil
-			}
+	tok, err = m.flights.do(ctx, flightKey(d, generation), m.lookup(d, generation, token, false))
+	if err != nil && found.stale && errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
+		// The server may have called it inactive meanwhile.
+		if again := m.cache.get(d, m.cache.now()); again.token != nil {
+			m.log.stale(ctx, asError(err, ReasonUnavailable, ""))
+			return again.token, true, nil
 		}
-		return nil, err
 	}
-	m.log.admitted(ctx, d, false)
-	return tok, nil
+	return tok, false, err
 }
 
 // flightKey is unlike that of a lookup that began before a Forget or Purge.
@@ -333,7 +327,7 @@ func (m *Middleware) lookup(d digest, generation uint64, token string, refresh b
 			}
 			return nil, e
 		}
-		tok, e := m.judge(ctx, answer)
+		tok, e := m.judge(ctx, d, answer)
 		if e != nil {
 			if e.StatusCode() < 500 {
 				m.cache.remove(d)
@@ -347,7 +341,7 @@ func (m *Middleware) lookup(d digest, generation uint64, token string, refresh b
 
 // judge verifies the JWT of an answer: form, algorithm, type, signature,
 // claims, in this order.
-func (m *Middleware) judge(ctx context.Context, answer *Introspection) (*Token, *Error) {
+func (m *Middleware) judge(ctx context.Context, d digest, answer *Introspection) (*Token, *Error) {
 	msg, err := jose.Parse(answer.JWT)
 	if err != nil {
 		return nil, asRefused(err)
@@ -367,7 +361,7 @@ func (m *Middleware) judge(ctx context.Context, answer *Introspection) (*Token, 
 	if e := m.rules.checkAnswer(answer, set, now); e != nil {
 		return nil, e
 	}
-	return newToken(m, key, answer.JWT, set, answer.Claims), nil
+	return newToken(m, d, key, answer.JWT, set, answer.Claims), nil
 }
 
 // Forget drops what is remembered of an opaque token, for logout and

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type Token struct {
 	// in one piece: one pointer for the garbage collector in place of three.
 	text               string
 	headerEnd, subject uint32 // where the field and the subject end
+	fingerprint        uint32 // of the opaque token's digest, for logs
 	common             unique.Handle[common]
 	owner              *Middleware
 	key                *signingKey // nil: a key of a caller's KeySet
@@ -38,15 +40,17 @@ type common struct{ clientID, scope, audience string }
 
 const bearerPrefix = "Bearer "
 
-func newToken(owner *Middleware, key *signingKey, jwt string, set *claimSet, answer []byte) *Token {
+func newToken(owner *Middleware, d digest, key *signingKey, jwt string, set *claimSet, answer []byte) *Token {
 	t := &Token{
 		text:      bearerPrefix + jwt + set.subject + set.id,
 		headerEnd: uint32(len(bearerPrefix) + len(jwt)),
 		common:    unique.Make(common{set.clientID, set.scope, strings.Join(set.audience, "\x00")}),
 		owner:     owner,
 		key:       key,
-		expiry:    set.expiry,
-		issuedAt:  set.issuedAt,
+		// Short enough to tell nothing, long enough to follow a token in a log.
+		fingerprint: binary.BigEndian.Uint32(d[:]),
+		expiry:      set.expiry,
+		issuedAt:    set.issuedAt,
 	}
 	t.subject = t.headerEnd + uint32(len(set.subject))
 	if len(answer) > 0 {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -17,21 +18,15 @@ import (
 )
 
 // newHTTPClient returns the client for all requests to the authorization
-// server: the caller's, copied, or one with a transport of its own. Neither
-// follows redirects, which would send the token elsewhere, nor keeps cookies.
-// Time limits come with each request's context.
+// server: one with the transport of the caller's, or with one of its own. The
+// transport is all that is used of it: a Client would follow redirects, which
+// would send the token elsewhere, and keep cookies. Time limits come with each
+// request's context.
 func newHTTPClient(given *http.Client, connections int) *http.Client {
-	client := &http.Client{}
-	if given != nil {
-		*client = *given
+	if given != nil && given.Transport != nil {
+		return &http.Client{Transport: given.Transport}
 	}
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	client.Jar = nil
-	client.Timeout = 0
-	if client.Transport == nil {
-		client.Transport = newTransport(connections)
-	}
-	return client
+	return &http.Client{Transport: newTransport(connections)}
 }
 
 func newTransport(connections int) *http.Transport {
@@ -53,6 +48,12 @@ func newTransport(connections int) *http.Transport {
 	}
 }
 
+// interimMost is how many interim answers (RFC 9110 section 15.2) may come
+// before an answer; nobody asked for them.
+const interimMost = 5
+
+var errInterim = errors.New("too many interim answers")
+
 // doWithRetry sends the request that prepare makes. If the connection fails
 // before the first byte of an answer, as it does when the server closed it
 // while it was idle, it prepares and sends another one, once. An HTTP answer,
@@ -60,19 +61,33 @@ func newTransport(connections int) *http.Transport {
 func doWithRetry(ctx context.Context, client *http.Client, prepare func(context.Context) (*http.Request, error)) (*http.Response, error) {
 	for attempt := 1; ; attempt++ {
 		var answered atomic.Bool
+		var interim atomic.Int32
 		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 			GotFirstResponseByte: func() { answered.Store(true) },
+			Got1xxResponse: func(int, textproto.MIMEHeader) error {
+				if interim.Add(1) > interimMost {
+					return errInterim
+				}
+				return nil
+			},
 		})
 		req, err := prepare(traced)
 		if err != nil {
 			return nil, err
 		}
-		resp, err := client.Do(req)
+		resp, err := client.Transport.RoundTrip(req)
 		if err == nil {
+			switch {
+			case resp.Body == nil: // a Client would permit it
+				resp.Body = http.NoBody
+			case resp.StatusCode == http.StatusSwitchingProtocols:
+				_ = resp.Body.Close() // it is the connection itself, which no context ends
+				resp.Body = http.NoBody
+			}
 			return resp, nil
 		}
+		client.CloseIdleConnections() // the others may lead to the same dead server
 		if attempt == 2 || answered.Load() || ctx.Err() != nil || isTimeout(err) || isUntrusted(err) {
-			client.CloseIdleConnections() // the others may lead to the same dead address
 			return nil, rejectionOf(ReasonUnavailable, connectionFault(err), safeCause(err))
 		}
 	}
