@@ -197,7 +197,9 @@ func compare(t *testing.T, v jose.Value, raw json.RawMessage) {
 	b, isBool := v.Bool()
 	object, isObject := v.Object()
 	var decoded any
-	if err := json.Unmarshal(raw, &decoded); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber() // a float64 cannot hold every number
+	if err := dec.Decode(&decoded); err != nil {
 		t.Fatal(err)
 	}
 	switch want := decoded.(type) {
