@@ -1,0 +1,129 @@
+package main
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/phantom-token/phantom"
+)
+
+// An api takes orders, which are forgotten when it ends.
+type api struct {
+	auth *phantom.Middleware
+
+	mu     sync.Mutex
+	orders map[string][]string // by customer, the subject of the token
+}
+
+func newAPI(auth *phantom.Middleware) *api {
+	return &api{auth: auth, orders: map[string][]string{}}
+}
+
+// routes says what each route needs. The order of the wrappers does not matter:
+// each authenticates by itself unless one before it has done so.
+func (a *api) routes() http.Handler {
+	r := chi.NewRouter()
+	r.Get("/menu", menu)                            // public
+	r.With(a.auth.Optional).Get("/greeting", greet) // with a token or without
+	r.Post("/logout", a.logout)                     // see there
+
+	r.Group(func(r chi.Router) { // any valid token
+		r.Use(a.auth.Handler)
+		r.Get("/profile", profile)
+
+		// A token with a scope; it is not looked up again.
+		r.With(a.auth.RequireScopes("orders:read")).Get("/orders", a.list)
+		r.With(a.auth.RequireScopes("orders:write")).Post("/orders/{drink}", a.order)
+	})
+	return r
+}
+
+// claims are what the handlers want to know about a customer. The JWT that they
+// come from is verified.
+type claims struct {
+	Subject string   `json:"sub"`
+	Name    string   `json:"name"`
+	Roles   []string `json:"roles"`
+}
+
+func menu(w http.ResponseWriter, _ *http.Request) {
+	reply(w, []string{"espresso", "latte"})
+}
+
+// greet is behind Optional: no token in the context means nobody in
+// particular. A bad token does not get here.
+func greet(w http.ResponseWriter, r *http.Request) {
+	name := "stranger"
+	if tok, ok := phantom.FromContext(r.Context()); ok {
+		name = tok.Subject()
+	}
+	reply(w, "hello, "+name)
+}
+
+func profile(w http.ResponseWriter, r *http.Request) {
+	customer, err := phantom.Claims[claims](r.Context())
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	reply(w, map[string]any{"id": customer.Subject, "name": customer.Name, "roles": customer.Roles})
+}
+
+// list shows the orders of the caller: whose they are is a question to the
+// token, never to the URL.
+func (a *api) list(w http.ResponseWriter, r *http.Request) {
+	customer, err := phantom.Claims[claims](r.Context())
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	a.mu.Lock()
+	orders := append([]string{}, a.orders[customer.Subject]...)
+	a.mu.Unlock()
+	reply(w, orders)
+}
+
+func (a *api) order(w http.ResponseWriter, r *http.Request) {
+	customer, err := phantom.Claims[claims](r.Context())
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	a.mu.Lock()
+	a.orders[customer.Subject] = append(a.orders[customer.Subject], chi.URLParam(r, "drink"))
+	a.mu.Unlock()
+	w.WriteHeader(http.StatusCreated)
+}
+
+// logout forgets the caller's token, so that a revocation shows with the next
+// request. Clients call it after they revoked the token at the authorization
+// server; until then forgetting it only makes the API ask once more.
+//
+// It is not behind the middleware, where Authorization holds the JWT.
+func (a *api) logout(w http.ResponseWriter, r *http.Request) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Bearer") {
+		a.auth.Forget(strings.TrimLeft(token, " "))
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		slog.Warn("answer not sent", "error", err)
+	}
+}
+
+// fail answers where the context has no claims of this kind: a handler is
+// mounted without the middleware, or the authorization server gives a claim
+// another type.
+func fail(w http.ResponseWriter, err error) {
+	slog.Error("no claims", "error", err)
+	http.Error(w, "internal error", http.StatusInternalServerError)
+}

@@ -1,0 +1,406 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/phantom-token/phantom/phantomtest"
+)
+
+// Every mistake is reported at once, and none of them starts a gateway.
+func TestMistakes(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	secretFile, emptyFile := file("secret", clientSecret+"\n"), file("empty", "\r\n")
+	secret := secretVariable + "=" + clientSecret
+	// With these and a secret there is nothing wrong.
+	good := []string{
+		"-listen=127.0.0.1:0", "-health-listen=127.0.0.1:0", "-upstream=http://127.0.0.1:1",
+		"-issuer=https://as.test", "-audience=" + audience, "-client-id=" + clientID,
+	}
+	with := func(args ...string) []string { return append(slices.Clip(good), args...) }
+
+	for _, test := range []struct {
+		name string
+		args []string
+		env  []string
+		want string // on stderr, without "gateway: " in front of each line
+	}{
+		{"nothing given", nil, nil, `
+			-upstream (PHANTOM_UPSTREAM): is required
+			-client-id (PHANTOM_CLIENT_ID): is required
+			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): or PHANTOM_CLIENT_SECRET is required
+			-issuer (PHANTOM_ISSUER): is required
+			-audience (PHANTOM_AUDIENCE): is required`},
+		{"everything wrong", []string{
+			"-listen", "8080", "-health-listen=here", "-tls-cert", "cert.pem", "-upstream", "ftp://files", "-upstream-timeout", "-1s",
+			"-shutdown-timeout", "-1m", "-issuer", "http://as.test", "-introspection-endpoint", "/introspect", "-jwks-url", "https://as.test/#x",
+			"-json-member", "active", "-scopes", `read "write`, "-client-auth", "Basic", "-max-ttl", "-5s",
+		}, []string{secret}, `
+			-listen (PHANTOM_LISTEN): "8080" is not an address such as 127.0.0.1:8080 or :8080
+			-health-listen (PHANTOM_HEALTH_LISTEN): "here" is not an address such as 127.0.0.1:8080 or :8080
+			-tls-key (PHANTOM_TLS_KEY): is required with -tls-cert
+			-upstream (PHANTOM_UPSTREAM): "ftp://files" is not an absolute http or https URL
+			-upstream-timeout (PHANTOM_UPSTREAM_TIMEOUT): -1s is negative
+			-shutdown-timeout (PHANTOM_SHUTDOWN_TIMEOUT): -1m0s is negative
+			-scopes (PHANTOM_SCOPES): "\"write" is not a scope
+			-client-auth (PHANTOM_CLIENT_AUTH): "Basic" is not basic, post or none
+			-issuer (PHANTOM_ISSUER): "http://as.test" is not https
+			-audience (PHANTOM_AUDIENCE): is required
+			-introspection-endpoint (PHANTOM_INTROSPECTION_ENDPOINT): "/introspect" is not an absolute URL
+			-json-member (PHANTOM_JSON_MEMBER): "active" cannot be the JWT's member
+			-jwks-url (PHANTOM_JWKS_URL): "https://as.test/" has a fragment
+			-max-ttl (PHANTOM_MAX_TTL): -5s is negative`},
+		{"not what flags are like", with("-max-ttl", "1 minute", "-no-such-flag", "-upstream-timeout"), []string{secret, "PHANTOM_SHUTDOWN_TIMEOUT=soon"}, `
+			PHANTOM_SHUTDOWN_TIMEOUT: invalid value "soon": parse error
+			invalid value "1 minute" for flag -max-ttl: parse error
+			flag provided but not defined: -no-such-flag
+			flag needs an argument: -upstream-timeout`},
+		{"strange arguments", with("one", "---two", "--", "-"), []string{secret}, `
+			argument 7 is not a flag
+			bad flag syntax: ---two
+			argument 10 is not a flag`},
+		{"secret as a flag", with("-client-secret", clientSecret), nil, `
+			flag provided but not defined: -client-secret
+			argument 8 is not a flag
+			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): or PHANTOM_CLIENT_SECRET is required`},
+		{"secret as a flag's value", with("-client-secret=" + clientSecret), nil, `
+			flag provided but not defined: -client-secret
+			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): or PHANTOM_CLIENT_SECRET is required`},
+		{"two secrets", with("-client-secret-file", secretFile), []string{secret}, `
+			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): excludes PHANTOM_CLIENT_SECRET`},
+		{"no such file", with("-client-secret-file", "/no/such/file"), nil, `
+			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): open /no/such/file: no such file or directory`},
+		{"empty file", with("-client-secret-file", emptyFile), nil, `
+			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): "` + emptyFile + `" is empty`},
+		{"secret for nobody", with("-client-auth", "none"), []string{secret}, `
+			-client-auth (PHANTOM_CLIENT_AUTH): "none" excludes -client-id and a secret`},
+		{"password of the upstream", with("-upstream", "http://user:"+clientSecret+"@api"), []string{secret}, `
+			-upstream (PHANTOM_UPSTREAM): has credentials`},
+		{"password without scheme", with("-upstream", "user:hunter2@api:80"), []string{secret}, `
+			-upstream (PHANTOM_UPSTREAM): has credentials`},
+		{"path of the upstream", with("-upstream", "http://api/v1"), []string{secret}, `
+			-upstream (PHANTOM_UPSTREAM): "http://api/v1" has more than scheme, host and port`},
+		{"upstream is not a URL", with("-upstream", "http://a b"), []string{secret}, `
+			-upstream (PHANTOM_UPSTREAM): "http://a b" is not a URL`},
+		{"upstream without scheme", with("-upstream", "api:80"), []string{secret}, `
+			-upstream (PHANTOM_UPSTREAM): "api:80" is not an absolute http or https URL`},
+		{"key without certificate", with("-tls-key", "key.pem"), []string{secret}, `
+			-tls-cert (PHANTOM_TLS_CERT): is required with -tls-key`},
+		{"no certificate in the file", with("-tls-cert", secretFile, "-tls-key", secretFile), []string{secret}, `
+			-tls-cert (PHANTOM_TLS_CERT): tls: failed to find any PEM data in certificate input`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := launch(t, test.args, test.env)
+			if code := g.wait(t); code != 2 {
+				t.Errorf("exit status %d", code)
+			}
+			var want string
+			for line := range strings.Lines(strings.TrimPrefix(test.want, "\n")) {
+				want += "gateway: " + strings.TrimSpace(line) + "\n"
+			}
+			if got := g.stderr.String(); got != want {
+				t.Errorf("stderr\n%s, want\n%s", got, want)
+			}
+			if output := g.stdout.String() + g.stderr.String(); strings.Contains(output, clientSecret) || strings.Contains(output, "hunter2") {
+				t.Errorf("the secret is in\n%s", output)
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, args := range [][]string{{"-help"}, {"--help"}, {"-h"}, {"-listen", "nowhere", "-help"}} {
+		g := launch(t, args, nil)
+		if code := g.wait(t); code != 0 || g.stderr.String() != "" {
+			t.Errorf("%q: exit status %d\n%s", args, code, &g.stderr)
+		}
+		for _, flag := range []string{"-upstream URL\n", "-client-secret-file file\n", secretVariable, "-max-ttl time\n", "default 1m0s"} {
+			if !strings.Contains(g.stdout.String(), flag) {
+				t.Errorf("%q: no %q in\n%s", args, flag, &g.stdout)
+			}
+		}
+	}
+}
+
+func TestCannotListen(t *testing.T) {
+	s := newSite(t)
+	taken := strings.TrimPrefix(s.upstream.URL, "http://")
+	for _, flag := range []string{"-listen", "-health-listen"} {
+		g := launch(t, []string{
+			"-listen", "127.0.0.1:0", "-health-listen", "127.0.0.1:0", "-upstream", s.upstream.URL,
+			"-issuer", s.issuer, "-audience", audience, "-client-id", clientID, flag, taken,
+		}, []string{secretVariable + "=" + clientSecret})
+		if code := g.wait(t); code != 1 {
+			t.Errorf("%s: exit status %d", flag, code)
+		}
+		if got, want := g.await(t, "cannot serve")["error"], "listen tcp "+taken+": bind: address already in use"; got != want {
+			t.Errorf("%s: error %v, want %s", flag, got, want)
+		}
+	}
+}
+
+// The settings do what they say.
+func TestSettings(t *testing.T) {
+	t.Run("environment", func(t *testing.T) {
+		s := newSite(t)
+		g := s.startWith(t, nil, []string{
+			"PHANTOM_LISTEN=127.0.0.1:0", "PHANTOM_HEALTH_LISTEN=127.0.0.1:0", "PHANTOM_UPSTREAM=" + s.upstream.URL + "/",
+			"PHANTOM_ISSUER=" + s.issuer, "PHANTOM_AUDIENCE=other " + audience, "PHANTOM_CLIENT_ID=" + clientID,
+			"PHANTOM_SCOPES=read", "PHANTOM_CLIENT_AUTH=post", "PHANTOM_MAX_TTL=30s", "PHANTOM_JSON_MEMBER=",
+			secretVariable + "=" + clientSecret,
+		})
+		g.get(t, "/", s.issue(nil)).served(t)
+	})
+
+	t.Run("a flag wins", func(t *testing.T) {
+		s := newSite(t)
+		g := s.startWith(t, []string{
+			"-listen", "127.0.0.1:0", "-health-listen", "127.0.0.1:0", "-upstream", s.upstream.URL, "-issuer", s.issuer,
+			"-audience", audience, "-client-id", clientID,
+		}, []string{
+			"PHANTOM_UPSTREAM=http://127.0.0.1:1", "PHANTOM_ISSUER=https://other.test", "PHANTOM_AUDIENCE=other",
+			"PHANTOM_CLIENT_ID=other", secretVariable + "=" + clientSecret,
+		})
+		g.get(t, "/", s.issue(nil)).served(t)
+	})
+
+	t.Run("secret file", func(t *testing.T) {
+		for _, end := range []string{"", "\n", "\r\n"} {
+			s := newSite(t)
+			path := filepath.Join(t.TempDir(), "secret")
+			if err := os.WriteFile(path, []byte(clientSecret+end), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			g := s.start(t, map[string]string{"client-secret-file": path})
+			g.get(t, "/", s.issue(nil)).served(t)
+		}
+	})
+
+	t.Run("client authentication", func(t *testing.T) {
+		for method, want := range map[string]string{"basic": "header", "post": "form", "none": "nothing"} {
+			s := newSite(t)
+			sent := make(chan string, 1)
+			s.asServer.be(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/introspect" {
+					s.as.ServeHTTP(w, r)
+					return
+				}
+				_, _, basic := r.BasicAuth()
+				switch {
+				case basic && r.PostFormValue("client_id")+r.PostFormValue("client_secret") == "":
+					sent <- "header"
+				case r.PostFormValue("client_id") == clientID && r.PostFormValue("client_secret") == clientSecret && r.Header.Get("Authorization") == "":
+					sent <- "form"
+				case r.PostFormValue("client_id")+r.PostFormValue("client_secret")+r.Header.Get("Authorization") == "":
+					sent <- "nothing"
+				default:
+					sent <- "both"
+				}
+				if method == "none" { // as, behind, wants to know who asks
+					r.SetBasicAuth("gateway+client", "s3cr3t%3A+100+%25+of%2Bthe%2Fgateway")
+				}
+				s.as.ServeHTTP(w, r)
+			})
+			changes := map[string]string{"client-auth": method}
+			if method == "none" {
+				changes["client-id"] = ""
+			}
+			s.start(t, changes).get(t, "/", s.issue(nil)).served(t)
+			if got := <-sent; got != want {
+				t.Errorf("%s sends %s", method, got)
+			}
+		}
+	})
+
+	t.Run("endpoints without metadata", func(t *testing.T) {
+		s := newSite(t)
+		s.asServer.be(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/.well-known/") {
+				t.Errorf("%s is asked for", r.URL.Path)
+			}
+			s.as.ServeHTTP(w, r)
+		})
+		g := s.start(t, map[string]string{"introspection-endpoint": s.issuer + "/introspect", "jwks-url": s.issuer + "/jwks"})
+		g.get(t, "/", s.issue(nil)).served(t)
+	})
+
+	t.Run("JSON member", func(t *testing.T) {
+		s := newSite(t, phantomtest.WithJSONResponse("access"))
+		g := s.start(t, map[string]string{"json-member": "access"})
+		g.get(t, "/", s.issue(nil)).served(t)
+	})
+
+	t.Run("audience", func(t *testing.T) {
+		s := newSite(t)
+		g := s.start(t, map[string]string{"audience": "https://a.test https://b.test"})
+		g.get(t, "/", s.issue(map[string]any{"aud": "https://b.test"})).served(t)
+		g.get(t, "/", s.issue(nil)).rejected(t, 401, invalidToken)
+	})
+
+	t.Run("scopes", func(t *testing.T) {
+		s := newSite(t)
+		g := s.start(t, map[string]string{"scopes": "admin:all audit"})
+		g.get(t, "/", s.issue(nil)).rejected(t, 403, `Bearer realm="api", error="insufficient_scope", scope="admin:all audit"`)
+		s.upstream.untouched(t)
+		for scope, status := range map[string]int{"audit read admin:all": 200, "audit read": 403, "admin:all auditor": 403} {
+			if a := g.get(t, "/", s.issue(map[string]any{"scope": scope})); a.StatusCode != status {
+				t.Errorf("%s: status %d", scope, a.StatusCode)
+			}
+		}
+	})
+
+	t.Run("max TTL", func(t *testing.T) {
+		for ttl, seen := range map[string]bool{"0s": true, "1m": false} {
+			s := newSite(t)
+			g := s.start(t, map[string]string{"max-ttl": ttl})
+			token := s.issue(nil)
+			g.get(t, "/", token).served(t)
+			s.as.Revoke(token)
+			if a := g.get(t, "/", token); (a.StatusCode == http.StatusUnauthorized) != seen {
+				t.Errorf("status %d after the revocation with -max-ttl %s", a.StatusCode, ttl)
+			}
+		}
+	})
+}
+
+func TestTLS(t *testing.T) {
+	cert, key, roots := certificate(t)
+	s := newSite(t)
+	g := s.start(t, map[string]string{"tls-cert": cert, "tls-key": key})
+	token := s.issue(nil)
+	clientOf := func(http2 bool, newest uint16) *http.Client {
+		protocols := new(http.Protocols)
+		protocols.SetHTTP1(!http2)
+		protocols.SetHTTP2(http2)
+		transport := &http.Transport{
+			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS10, MaxVersion: newest},
+			Protocols:       protocols,
+		}
+		t.Cleanup(transport.CloseIdleConnections)
+		return &http.Client{Transport: transport, Timeout: patience}
+	}
+	request := func(method, token string) *http.Request {
+		req, err := http.NewRequestWithContext(t.Context(), method, g.url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		return req
+	}
+
+	for proto, http2 := range map[string]bool{"HTTP/2.0": true, "HTTP/1.1": false} {
+		t.Run(proto, func(t *testing.T) {
+			client := clientOf(http2, tls.VersionTLS13)
+			a := fetch(t, client, request("GET", token))
+			a.served(t)
+			if a.Proto != proto {
+				t.Errorf("protocol %s", a.Proto)
+			}
+			r, _ := s.upstream.last(t)
+			checkJWT(t, r)
+			checkForwarded(t, r, "127.0.0.1", strings.TrimPrefix(g.url, "https://"), "https")
+			fetch(t, client, request("GET", "")).rejected(t, 401, noToken)
+			for _, method := range []string{"TRACE", "CONNECT"} { // P59
+				if a := fetch(t, client, request(method, token)); a.StatusCode != http.StatusMethodNotAllowed {
+					t.Errorf("%s: status %d", method, a.StatusCode)
+				}
+			}
+		})
+	}
+
+	t.Run("old TLS", func(t *testing.T) {
+		resp, err := clientOf(false, tls.VersionTLS11).Do(request("GET", token))
+		if err == nil {
+			_ = resp.Body.Close()
+			t.Error("TLS 1.1 is good enough")
+		}
+	})
+
+	t.Run("plain HTTP", func(t *testing.T) {
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, strings.Replace(g.url, "https", "http", 1), nil)
+		req.Header.Set("Authorization", "Bearer "+token)
+		if a := fetch(t, client, req); a.StatusCode != http.StatusBadRequest {
+			t.Errorf("status %d", a.StatusCode)
+		}
+	})
+	s.upstream.mu.Lock()
+	defer s.upstream.mu.Unlock()
+	if len(s.upstream.requests) > 0 {
+		t.Errorf("%d more requests reached the upstream", len(s.upstream.requests))
+	}
+}
+
+// certificate makes a certificate for the loopback interface and returns the
+// names of its files.
+func certificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(time.Hour),
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots = x509.NewCertPool()
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots.AddCert(parsed)
+	write := func(name, kind string, der []byte) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return write("cert.pem", "CERTIFICATE", der), write("key.pem", "PRIVATE KEY", keyDER), roots
+}
+
+// An issuer whose metadata are wrong is an operator's mistake that shows at
+// once in the log, not with the first client.
+func TestWrongIssuer(t *testing.T) {
+	s := newSite(t)
+	g := s.start(t, map[string]string{"issuer": s.issuer + "/other"})
+	if line := g.await(t, "not ready"); line["level"] != "WARN" || !strings.Contains(line["error"].(string), "metadata") {
+		t.Errorf("log line %v", line)
+	}
+	g.get(t, "/", s.issue(nil)).rejected(t, http.StatusBadGateway, "")
+	g.stop(t, syscall.SIGTERM)
+}
