@@ -36,9 +36,6 @@ func bearerToken(h http.Header) (string, error) {
 	}
 	const scheme = "Bearer"
 	v := values[0]
-	if strings.Trim(v, " \t") == "" {
-		return "", errNotBearer
-	}
 	if len(v) < len(scheme) || !strings.EqualFold(v[:len(scheme)], scheme) {
 		return "", errNotBearer
 	}

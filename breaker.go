@@ -127,7 +127,8 @@ func (b *breaker) settle(probe, answered bool, wait time.Duration) {
 	if wait == 0 && !b.open && b.failures < breakerThreshold {
 		return
 	}
-	if until := b.now().add(max(wait, probeInterval)); !b.open || probe || wait > 0 {
+	// A shorter wait, told to another lookup, does not undo a longer one.
+	if until := b.now().add(max(wait, probeInterval)); !b.open || probe || wait > 0 && until.reached(b.until) {
 		b.open, b.until = true, until
 	}
 }

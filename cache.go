@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"math"
 	mathrand "math/rand/v2"
 	"runtime"
 	"sync"
@@ -56,7 +57,8 @@ func (s *shard) inactive() *simplelru.LRU[digest, instant] { return s.negative }
 type entry struct {
 	token     *Token
 	fresh     instant // serves until then
-	refreshAt instant // a hit after this refreshes it; zero: not again
+	refreshAt int64   // a hit from this on the monotonic clock refreshes it
+	expiry    int64   // on the wall clock; never served from then on
 }
 
 // A quota bounds the entries of all shards together: with a bound of its own
@@ -90,9 +92,10 @@ func newCache(size int, times cacheTimes, parts ...string) *cache {
 	}
 	c.shards = make([]shard, n)
 	for i := range c.shards {
-		// The quota bounds the whole; the error is for sizes below 1.
-		c.shards[i].positive, _ = simplelru.NewLRU[digest, entry](size, nil)
-		c.shards[i].negative, _ = simplelru.NewLRU[digest, instant](size, nil)
+		// The quota alone evicts, so that it counts right. The error is for
+		// sizes below 1.
+		c.shards[i].positive, _ = simplelru.NewLRU[digest, entry](math.MaxInt, nil)
+		c.shards[i].negative, _ = simplelru.NewLRU[digest, instant](math.MaxInt, nil)
 	}
 	return c
 }
@@ -140,15 +143,16 @@ func (c *cache) get(d digest, now instant) finding {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e, ok := s.positive.Get(d); ok {
-		if !now.reached(e.fresh) && !e.token.key.isRetired() {
-			if e.refreshAt != (instant{}) && now.reached(e.refreshAt) {
-				e.refreshAt = instant{}
+		switch {
+		case e.token.key.isRetired():
+		case !now.reached(e.fresh):
+			refresh := now.mono >= e.refreshAt
+			if refresh {
+				e.refreshAt = math.MaxInt64 // once
 				s.positive.Add(d, e)
-				return finding{token: e.token, refresh: true}
 			}
-			return finding{token: e.token}
-		}
-		if c.stale > 0 && !now.reached(e.fresh.add(c.stale)) && now.wall < e.token.expiry*int64(time.Second) && !e.token.key.isRetired() {
+			return finding{token: e.token, refresh: refresh}
+		case now.wall < e.expiry && !now.reached(e.fresh.add(c.stale)):
 			return finding{token: e.token, stale: true}
 		}
 		s.positive.Remove(d)
@@ -172,20 +176,22 @@ func (c *cache) add(d digest, generation uint64, token *Token, asked instant, an
 	if answer.MaxAge >= 0 {
 		ttl = min(ttl, answer.MaxAge)
 	}
-	ttl = min(ttl, untilWall(asked, token.Expiry()))
-	if !answer.Expiry.IsZero() {
-		ttl = min(ttl, untilWall(asked, answer.Expiry))
+	expiry := token.Expiry()
+	if !answer.Expiry.IsZero() && answer.Expiry.Before(expiry) {
+		expiry = answer.Expiry
 	}
+	left := expiry.Sub(time.Unix(0, asked.wall)) // saturates
+	ttl = min(ttl, left)
 	if c.shards == nil || ttl <= 0 {
 		// What was known before is older than an answer that may not be kept.
 		c.remove(d)
 		return
 	}
-	// Up to a tenth less, so that a crowd does not expire at once.
-	ttl -= time.Duration(mathrand.Int64N(int64(ttl)/10 + 1))
-	e := entry{token: token, fresh: asked.add(ttl)}
+	// Up to an eighth less, so that a crowd does not expire at once.
+	ttl -= time.Duration(mathrand.Int64N(int64(ttl)/8 + 1))
+	e := entry{token: token, fresh: asked.add(ttl), refreshAt: math.MaxInt64, expiry: asked.add(left).wall}
 	if c.refreshAhead > 0 {
-		e.refreshAt = asked.add(time.Duration(float64(ttl) * c.refreshAhead))
+		e.refreshAt = asked.add(time.Duration(float64(ttl) * c.refreshAhead)).mono
 	}
 	s := c.shard(d)
 	s.mu.Lock()
@@ -228,11 +234,6 @@ func (c *cache) addInactive(d digest, generation uint64, asked instant) {
 	if stored {
 		evict(c, &c.negative, d, (*shard).inactive)
 	}
-}
-
-// untilWall returns the time from i to t on the wall clock.
-func untilWall(i instant, t time.Time) time.Duration {
-	return t.Sub(time.Unix(0, i.wall)) // saturates
 }
 
 // evict removes the oldest entries of the shard that just grew until the quota

@@ -25,40 +25,40 @@ type rejecter struct {
 	handler          ErrorHandler
 }
 
-// reject answers a request that is not let through.
-func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error) {
+// reject answers a request that is not let through. It returns e, or what the
+// client was told in its place because the error handler panicked.
+func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error) (told *Error) {
 	j.setHeader(w.Header(), e)
 	if j.handler == nil {
 		writeProblem(w, r, e)
-		return
+		return e
 	}
 	guard := &answerGuard{ResponseWriter: w, status: e.StatusCode()}
 	defer func() {
 		p := recover()
-		if !guard.answered {
-			if p != nil && p != http.ErrAbortHandler {
-				e = rejection(ReasonInternal, "error handler panicked")
-				j.setHeader(w.Header(), e)
-				p = nil
+		if !guard.answered && p != http.ErrAbortHandler {
+			if p != nil {
+				told, p = panicked(p), nil
 			}
-			if p == nil {
-				writeProblem(w, r, e)
-			}
+			j.setHeader(w.Header(), told)
+			writeProblem(w, r, told)
 		}
 		if p != nil {
 			panic(p)
 		}
 	}()
 	own := *e
+	told = e
 	j.handler(guard, r, &own)
+	return told
 }
 
 // setHeader sets what every rejection carries and removes what an outer
-// handler may have said of the answer that is not going to be sent.
+// handler may have said of the answer that is not going to be sent. It leaves
+// Content-Encoding, which belongs to an outer handler that compresses.
 func (j *rejecter) setHeader(h http.Header, e *Error) {
 	for _, name := range []string{
-		"Content-Length", "Content-Encoding", "Etag", "Last-Modified", "Expires", "Accept-Ranges",
-		"Www-Authenticate", "Retry-After",
+		"Content-Length", "Etag", "Last-Modified", "Expires", "Accept-Ranges", "Www-Authenticate", "Retry-After",
 	} {
 		h.Del(name)
 	}
@@ -188,6 +188,14 @@ func (g *answerGuard) Write(p []byte) (int, error) {
 		g.WriteHeader(g.status)
 	}
 	return g.ResponseWriter.Write(p)
+}
+
+// FlushError keeps a flush before the first write from sending status 200.
+func (g *answerGuard) FlushError() error {
+	if !g.answered {
+		g.WriteHeader(g.status)
+	}
+	return http.NewResponseController(g.ResponseWriter).Flush()
 }
 
 // Unwrap serves [http.ResponseController].

@@ -93,7 +93,7 @@ func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 	invalid := requireNonEmpty("client id", id)
 	if isNil(key) {
 		invalid = "nil key"
-	} else if err := jose.SignerMatches(alg, key.Public()); err != nil {
+	} else if err := jose.SignerMatches(alg, publicKey(key)); err != nil {
 		invalid = err.Error()
 	}
 	return &clientAuth{
@@ -121,6 +121,16 @@ func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 			return nil
 		},
 	}
+}
+
+// publicKey is nil for a key so broken that asking it panics.
+func publicKey(key crypto.Signer) (pub crypto.PublicKey) {
+	defer func() {
+		if recover() != nil {
+			pub = nil
+		}
+	}()
+	return key.Public()
 }
 
 // TLSClientAuth sends the client's id in the form; the client authenticates

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/jose"
@@ -21,7 +22,10 @@ const maxMetadataSize = 256 << 10
 
 // discovery finds the issuer's endpoints in its metadata, when they are first
 // needed.
-type discovery struct{ remote[metadata] }
+type discovery struct {
+	remote[metadata]
+	pinned atomic.Bool // credentials go to the introspection endpoint, and must not follow it elsewhere
+}
 
 func newDiscovery(issuer string, insecure bool, timeout time.Duration, client *http.Client, log *eventLog) *discovery {
 	d := &discovery{}
@@ -43,7 +47,7 @@ func newDiscovery(issuer string, insecure bool, timeout time.Duration, client *h
 		if fault != "" {
 			return nil, 0, protocolFault("metadata: " + fault)
 		}
-		if old != nil && !sameHost(old.introspectionEndpoint, found.introspectionEndpoint) {
+		if old != nil && d.pinned.Load() && !sameHost(old.introspectionEndpoint, found.introspectionEndpoint) {
 			return nil, 0, protocolFault("metadata: the introspection endpoint moved to another host")
 		}
 		return found, maxAge, nil
@@ -130,6 +134,7 @@ func sameHost(a, b string) bool {
 
 // introspectionEndpoint and jwksURL return what the metadata names.
 func (d *discovery) introspectionEndpoint(ctx context.Context) (string, error) {
+	d.pinned.Store(true)
 	return d.named(ctx, "introspection_endpoint", func(m *metadata) string { return m.introspectionEndpoint })
 }
 

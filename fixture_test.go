@@ -185,6 +185,7 @@ type fakeAS struct {
 }
 
 func newAS(tb testing.TB) *fakeAS {
+	allKeys() // made before any time limit runs
 	as := &fakeAS{tb: tb, secrets: map[string]bool{clientSecret: true}}
 	tb.Cleanup(as.grepLogs)
 	return as

@@ -20,10 +20,10 @@ import (
 // place.
 //
 // An [*Error], or an error that wraps one of this package's, ends in the status
-// that goes with it, [ErrUpstream] in 502 and [ErrInvalidToken], which is
-// remembered as inactive, in 401; every other in 503. Introspect is called at most once at a time for one
-// token, with a context that ends with [WithTimeout], and must be safe for
-// concurrent use.
+// that goes with it: [ErrUpstream] in 502; [ErrInvalidToken], which is
+// remembered as inactive, in 401. Every other ends in 503. Introspect is called
+// at most once at a time for one token, with a context that ends with
+// [WithTimeout], and must be safe for concurrent use.
 type Introspector interface {
 	Introspect(ctx context.Context, token string) (*Introspection, error)
 }

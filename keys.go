@@ -20,10 +20,10 @@ import (
 // has the method set of go-oidc's KeySet, so that one of those fits as it is.
 //
 // An error refuses the JWT, status 401, unless it wraps [ErrUnavailable], a
-// context's error or a [net.Error]: then there was nothing to judge with,
-// status 503. Whatever a KeySet accepts, the JWT has passed the strict parser
-// and the list of algorithms before, and the payload returned must be the one
-// that was parsed.
+// context's error or a [net.Error], status 503, or [ErrUpstream], status 502:
+// then there was nothing to judge with. Whatever a KeySet accepts, the JWT has
+// passed the strict parser and the list of algorithms before, and the payload
+// returned must be the one that was parsed.
 //
 // A KeySet must be safe for concurrent use.
 type KeySet interface {
@@ -240,13 +240,16 @@ func (m *Middleware) verifySignature(ctx context.Context, jwt string, msg *jose.
 		return own.verify(ctx, msg)
 	}
 	payload, err := m.keys.VerifySignature(ctx, jwt)
-	if err != nil {
-		var failed net.Error
-		if errors.Is(err, ErrUnavailable) || errors.Is(err, context.Canceled) ||
-			errors.Is(err, context.DeadlineExceeded) || errors.As(err, &failed) {
-			return nil, rejection(ReasonKeysUnavailable, "key set")
-		}
-		return nil, asError(err, ReasonJWTRejected, "signature")
+	var failed net.Error
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrUnavailable), errors.Is(err, context.Canceled),
+		errors.Is(err, context.DeadlineExceeded), errors.As(err, &failed):
+		return nil, rejection(ReasonKeysUnavailable, "key set")
+	case errors.Is(err, ErrUpstream):
+		return nil, rejection(ReasonProtocol, "key set")
+	default:
+		return nil, refused("signature")
 	}
 	if !bytes.Equal(payload, msg.Payload) {
 		return nil, refused("payload")

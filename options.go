@@ -227,7 +227,8 @@ func WithHTTPClient(client *http.Client) Option {
 // WithTokenExtractor replaces the reading of the Authorization field. An empty
 // token without an error means that the request has none. An error that is not
 // an [*Error] and wraps none of this package's is a malformed request, status
-// 400. The token must be a b64token (RFC 6750 section 2.1).
+// 400. The token must be a b64token (RFC 6750 section 2.1). Next gets the JWT in
+// Authorization; the token stays where the extractor found it.
 func WithTokenExtractor(extract func(*http.Request) (string, error)) Option {
 	return with("WithTokenExtractor", func(c *config) { c.extractor = extract })
 }

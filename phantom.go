@@ -154,8 +154,8 @@ func (m *Middleware) protect(next http.Handler, identify func(*http.Request) (*T
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		admitted, err := m.admit(r, identify, requirements)
 		if err != nil {
-			m.log.rejected(r.Context(), err)
-			m.rejecter.reject(w, r, err)
+			defer func() { m.log.rejected(r.Context(), err) }() // also when the error handler aborts
+			err = m.rejecter.reject(w, r, err)
 			return
 		}
 		next.ServeHTTP(w, admitted)

@@ -1,6 +1,9 @@
 package phantom
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // A Requirement decides whether a verified token permits a request. An error
 // refuses it: an [*Error] as it says, one that wraps [ErrUnavailable] or
@@ -9,22 +12,19 @@ import "fmt"
 // concurrent use.
 type Requirement func(*Token) error
 
-// AllScopes requires every one of the scopes. The challenge names those that
-// the token lacks. It panics if there are none or one is not a scope-token
-// (RFC 6749 section 3.3), because such a requirement could not mean anything.
+// AllScopes requires every one of the scopes. The challenge names all of them,
+// those that the token has included: they are what a token needs here (RFC 6750
+// section 3). It panics if there are none or one is not a scope-token (RFC 6749
+// section 3.3), because such a requirement could not mean anything.
 func AllScopes(scopes ...string) Requirement {
 	scopes = mustScopes("AllScopes", scopes)
 	return func(t *Token) error {
-		var missing []string
 		for _, scope := range scopes {
 			if !t.HasScope(scope) {
-				missing = append(missing, scope)
+				return &Error{Reason: ReasonScope, Scopes: slices.Clone(scopes)}
 			}
 		}
-		if missing == nil {
-			return nil
-		}
-		return &Error{Reason: ReasonScope, Scopes: missing}
+		return nil
 	}
 }
 
@@ -33,12 +33,10 @@ func AllScopes(scopes ...string) Requirement {
 func AnyScope(scopes ...string) Requirement {
 	scopes = mustScopes("AnyScope", scopes)
 	return func(t *Token) error {
-		for _, scope := range scopes {
-			if t.HasScope(scope) {
-				return nil
-			}
+		if slices.ContainsFunc(scopes, t.HasScope) {
+			return nil
 		}
-		return &Error{Reason: ReasonScope, Scopes: append([]string(nil), scopes...)}
+		return &Error{Reason: ReasonScope, Scopes: slices.Clone(scopes)}
 	}
 }
 
@@ -51,5 +49,5 @@ func mustScopes(caller string, scopes []string) []string {
 			panic(fmt.Sprintf("phantom: %s: %q is not a scope-token", caller, scope))
 		}
 	}
-	return append([]string(nil), scopes...)
+	return slices.Clone(scopes)
 }

@@ -3,7 +3,6 @@ package phantom
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -29,9 +28,15 @@ func newHTTPClient(given *http.Client, connections int) *http.Client {
 	return &http.Client{Transport: newTransport(connections)}
 }
 
+// newTransport speaks HTTP/1.1 alone: there a connection carries one lookup at a
+// time, so that the bound on connections holds and one that has gone bad costs
+// one lookup. One of HTTP/2 would take all of them, again and again.
 func newTransport(connections int) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
 	return &http.Transport{
 		Proxy:                  nil, // never from the environment
+		Protocols:              &protocols,
 		DialContext:            (&net.Dialer{Timeout: time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    2 * time.Second,
@@ -40,11 +45,6 @@ func newTransport(connections int) *http.Transport {
 		IdleConnTimeout:        30 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
-		ForceAttemptHTTP2:      true,
-		HTTP2: &http.HTTP2Config{ // finds out that a peer is gone
-			SendPingTimeout: 5 * time.Second,
-			PingTimeout:     2 * time.Second,
-		},
 	}
 }
 
@@ -75,6 +75,7 @@ func doWithRetry(ctx context.Context, client *http.Client, prepare func(context.
 		if err != nil {
 			return nil, err
 		}
+		req.GetBody = nil // or the transport may send it again by itself, any number of times
 		resp, err := client.Transport.RoundTrip(req)
 		if err == nil {
 			switch {
@@ -87,6 +88,11 @@ func doWithRetry(ctx context.Context, client *http.Client, prepare func(context.
 			return resp, nil
 		}
 		client.CloseIdleConnections() // the others may lead to the same dead server
+		if ctx.Err() != nil {
+			// A caller's transport may speak HTTP/2, where this attempt's own
+			// connection is idle a moment after the attempt ended.
+			time.AfterFunc(100*time.Millisecond, client.CloseIdleConnections)
+		}
 		if attempt == 2 || answered.Load() || ctx.Err() != nil || isTimeout(err) || isUntrusted(err) {
 			return nil, rejectionOf(ReasonUnavailable, connectionFault(err), safeCause(err))
 		}
@@ -106,16 +112,15 @@ func isUntrusted(err error) bool {
 // connectionFault names the class of a failed exchange.
 func connectionFault(err error) string {
 	var (
-		dns     *net.DNSError
-		op      *net.OpError
-		alert   tls.AlertError
-		record  tls.RecordHeaderError
-		unknown x509.UnknownAuthorityError
+		dns    *net.DNSError
+		op     *net.OpError
+		record tls.RecordHeaderError
 	)
 	switch {
 	case errors.As(err, &dns):
 		return "name resolution"
-	case isUntrusted(err), errors.As(err, &unknown), errors.As(err, &alert), errors.As(err, &record):
+	case isUntrusted(err), errors.As(err, &record),
+		errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // an alert
 		return "TLS"
 	case isTimeout(err):
 		return "timeout"
@@ -210,6 +215,8 @@ func checkURL(raw string, insecure bool) string {
 		return "not a URL"
 	case u.User != nil:
 		return "has credentials in the URL"
+	case u.Host == "" && strings.Contains(raw, "@"):
+		return "not an absolute URL" // what stands before the @ is not to be shown
 	case u.Host == "" || u.Hostname() == "":
 		return fmt.Sprintf("%q is not an absolute URL", withoutQuery(raw))
 	case u.Fragment != "" || strings.Contains(raw, "#"):

@@ -106,7 +106,7 @@ func (v *validator) lookup() {
 		v.fault("WithClientAuth", "nil")
 	case ours && auth.invalid != "":
 		v.fault("WithClientAuth", "%s", auth.invalid)
-	case ours && auth.certificates && v.client == nil:
+	case ours && auth.certificates && (v.client == nil || v.client.Transport == nil):
 		v.fault("WithClientAuth", "TLSClientAuth needs WithHTTPClient, whose transport has the certificate")
 	}
 }
@@ -154,13 +154,16 @@ func (v *validator) numbers() {
 
 // hooks checks what is called or shown to clients.
 func (v *validator) hooks() {
-	for option, missing := range map[string]bool{
-		"WithTokenExtractor": v.extractor == nil,
-		"WithErrorHandler":   v.errorHandler == nil,
-		"WithLogger":         v.logger == nil,
+	for _, hook := range []struct {
+		option  string
+		missing bool
+	}{
+		{"WithTokenExtractor", v.extractor == nil},
+		{"WithErrorHandler", v.errorHandler == nil},
+		{"WithLogger", v.logger == nil},
 	} {
-		if v.given[option] && missing {
-			v.fault(option, "nil")
+		if v.given[hook.option] && hook.missing {
+			v.fault(hook.option, "nil")
 		}
 	}
 	for i, r := range v.requirements {
