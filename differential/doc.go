@@ -1,0 +1,4 @@
+// Package differential compares phantom with other JOSE implementations: what
+// phantom accepts must be accepted by them, and their key sets must serve as
+// phantom's. It is a module of its own, so that they are nobody's dependencies.
+package differential

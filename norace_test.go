@@ -1,0 +1,5 @@
+//go:build !race
+
+package phantom_test
+
+const scale = 1
