@@ -131,7 +131,7 @@ func ExampleClaims() {
 		fmt.Fprintf(w, "%s of tenant %d", c.Subject, c.Tenant)
 	}))
 
-	show(h, "GET", "/", as.Issue(map[string]any{"sub": "alice", "tenant": 9007199254740993}))
+	show(h, "GET", "/", as.Issue(map[string]any{"sub": "alice", "tenant": int64(9007199254740993)}))
 	// Output: 200 alice of tenant 9007199254740993
 }
 
