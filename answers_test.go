@@ -827,6 +827,7 @@ func TestExpiryOfTheAnswer(t *testing.T) {
 			"A112 the JWT ends first":    {20 * time.Second, 300 * time.Second, 20 * time.Second},
 			"A112 the cap ends first":    {300 * time.Second, 300 * time.Second, 60 * time.Second},
 		} {
+			time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) // exp is in whole seconds
 			as := newAS(t)
 			as.introspect = answerJSON(answerOf(
 				mint("ES256", claims(map[string]any{"exp": time.Now().Add(c.jwt).Unix()})),

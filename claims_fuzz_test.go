@@ -55,6 +55,9 @@ func FuzzClaims(f *testing.F) {
 		strings.Replace(good, "4102444800", "-0", 1), strings.Replace(good, "alice", "\\ud83d\\ude00", 1),
 		strings.Replace(good, "https:", "https\\u003a", 1), strings.Replace(good, "alice", "al\xffce", 1),
 		member(`"cnf":null`), member(`"nonce":"n"`), member(`"scope":["a",1]`), member(`"client_id":1`), member(`"\u0073ub":"b"`),
+		strings.Replace(good, "as.test", "AS.test", 1), strings.Replace(good, "as.test", "as.test/", 1), strings.Replace(good, "alice", "", 1),
+		strings.Replace(good, "rs.test", "rs.test.evil.example", 1), strings.Replace(good, `"https://rs.test"`, "[]", 1),
+		strings.Replace(good, "4102444800", fmt.Sprint(time.Now().Unix()-5), 1), member(`"iat":4102444800`),
 		good + "{}", " " + good + "\n", "[]", "null", "", "{", "\ufeff" + good,
 	} {
 		f.Add([]byte(seed))

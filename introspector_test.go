@@ -140,7 +140,7 @@ func TestIntrospectorPanics(t *testing.T) {
 	for name, fail := range map[string]func(){
 		"text":    func() { panic("secret-in-a-text") },
 		"error":   func() { panic(errors.New("secret-in-a-text")) },
-		"runtime": func() { var m map[string]int; m["secret-in-a-text"] = 1 },
+		"runtime": func() { s := []string{}; _ = s[len(s)] },
 		"nil":     func() { panic(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1372,8 +1372,8 @@ func TestAbandonedConnectionsFreeTheirPlaces(t *testing.T) {
 // answer to its own request all the same.
 func TestN283AnswerBeforeTheBodyIsRead(t *testing.T) {
 	for name, after := range map[string]func(p *peer, rest io.Reader) (more bool){
-		"N283 read then":  func(_ *peer, rest io.Reader) bool { _, _ = io.Copy(io.Discard, rest); return true },
-		"N283 never read": func(p *peer, _ io.Reader) bool { _ = p.tcp.CloseWrite(); p.wait(); return false },
+		"N283 read then":   func(_ *peer, rest io.Reader) bool { _, _ = io.Copy(io.Discard, rest); return true },
+		"N283 then closed": func(p *peer, _ io.Reader) bool { _ = p.tcp.CloseWrite(); p.wait(); return false },
 		"N283 a while later": func(p *peer, rest io.Reader) bool {
 			time.Sleep(time.Millisecond)
 			_, _ = io.Copy(io.Discard, rest)
