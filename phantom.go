@@ -217,9 +217,10 @@ func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error)
 }
 
 // Authenticate extracts and verifies the request's token and writes nothing.
+// Behind a handler of m it returns the token that was verified there.
 // The error is an [*Error]. Requirements given to [WithRequirements] apply.
 func (m *Middleware) Authenticate(r *http.Request) (tok *Token, err error) {
-	return m.guarded(func() (*Token, bool, error) { return m.authenticate(r) })
+	return m.guarded(func() (*Token, bool, error) { return m.required(r) })
 }
 
 // Verify verifies an opaque token, for servers other than net/http's. The

@@ -12,19 +12,17 @@ import (
 // concurrent use.
 type Requirement func(*Token) error
 
-// AllScopes requires every one of the scopes. The challenge names all of them,
-// those that the token has included: they are what a token needs here (RFC 6750
-// section 3). It panics if there are none or one is not a scope-token (RFC 6749
-// section 3.3), because such a requirement could not mean anything.
+// AllScopes requires every one of the scopes. The challenge names those that
+// the token lacks. It panics if there are none or one is not a scope-token
+// (RFC 6749 section 3.3), because such a requirement could not mean anything.
 func AllScopes(scopes ...string) Requirement {
 	scopes = mustScopes("AllScopes", scopes)
 	return func(t *Token) error {
-		for _, scope := range scopes {
-			if !t.HasScope(scope) {
-				return &Error{Reason: ReasonScope, Scopes: slices.Clone(scopes)}
-			}
+		if !slices.ContainsFunc(scopes, func(s string) bool { return !t.HasScope(s) }) {
+			return nil
 		}
-		return nil
+		missing := slices.DeleteFunc(slices.Clone(scopes), t.HasScope)
+		return &Error{Reason: ReasonScope, Scopes: missing}
 	}
 }
 

@@ -28,7 +28,7 @@ func TestScopeRequirements(t *testing.T) {
 		want        string // the challenge; empty: let through
 	}{
 		{"both", "read write", phantom.AllScopes("write", "read"), ""},
-		{"one is missing", "read write", phantom.AllScopes("read", "admin"), scopeChallenge + `, scope="read admin"`},
+		{"one is missing", "read write", phantom.AllScopes("read", "admin"), scopeChallenge + `, scope="admin"`},
 		{"both are missing", "other", phantom.AllScopes("read", "admin"), scopeChallenge + `, scope="read admin"`},
 		{"any, the first", "read", phantom.AnyScope("read", "admin"), ""},
 		{"any, the last", "admin", phantom.AnyScope("read", "admin"), ""},
