@@ -215,7 +215,7 @@ func (c *introspectionClient) readJSON(answer *Introspection, body []byte) (*Int
 			if names = append(names, name); len(names) > 1 {
 				return nil, protocolFault("more than one JWT member")
 			}
-			if answer.JWT, ok = v.Text(); !ok || answer.JWT == "" {
+			if answer.JWT, ok = v.Text(); !ok {
 				return nil, protocolFault("the JWT member is no string")
 			}
 		}

@@ -30,7 +30,6 @@ type Middleware struct {
 	rules        claimRules
 	introspector Introspector
 	keys         KeySet
-	discovery    *discovery // nil: nothing to discover
 	cache        *cache
 	flights      flights[*Token]
 	breaker      *breaker
@@ -66,9 +65,7 @@ func New(opts ...Option) (*Middleware, error) {
 		log:          &eventLog{logger: c.logger, issuer: c.issuer},
 	}
 	m.flights.timeout = c.timeout
-	if c.introspector == nil && c.endpoint == "" || c.keySet == nil && c.jwksURL == "" {
-		m.discovery = newDiscovery(c.issuer, c.given["WithInsecureHTTP"], c.timeout, client, m.log)
-	}
+	discovered := newDiscovery(c.issuer, c.given["WithInsecureHTTP"], c.timeout, client, m.log)
 	clientID := ""
 	if m.introspector == nil {
 		auth := c.auth
@@ -79,7 +76,7 @@ func New(opts ...Option) (*Middleware, error) {
 		}
 		endpoint := fixedURL(c.endpoint)
 		if c.endpoint == "" {
-			endpoint = m.discovery.introspectionEndpoint
+			endpoint = discovered.introspectionEndpoint
 		}
 		m.introspector = &introspectionClient{
 			endpoint: endpoint, client: client, auth: auth, member: c.member, strict: c.given["WithStrictCacheControl"],
@@ -88,7 +85,7 @@ func New(opts ...Option) (*Middleware, error) {
 	if m.keys == nil {
 		jwksURL := fixedURL(c.jwksURL)
 		if c.jwksURL == "" {
-			jwksURL = m.discovery.jwksURL
+			jwksURL = discovered.jwksURL
 		}
 		m.keys = newRemoteKeys(c.timeout, client, jwksURL, m.log)
 	}
@@ -376,8 +373,8 @@ func (m *Middleware) Purge() { m.cache.purge() }
 // the first request need not wait. It is optional. The error is an [*Error];
 // requests fetch again what could not be fetched.
 func (m *Middleware) Warm(ctx context.Context) error {
-	if m.discovery != nil {
-		if _, err := m.discovery.get(ctx); err != nil {
+	if client, ok := m.introspector.(*introspectionClient); ok {
+		if _, err := client.endpoint(ctx); err != nil {
 			return asError(err, ReasonUnavailable, "metadata")
 		}
 	}
