@@ -135,7 +135,7 @@ func TestRemoteKeySetDown(t *testing.T) {
 		m := middleware(t, phantom.WithKeySet(oidc.NewRemoteKeySet(t.Context(), server.URL)))
 		wants(t, m, mint(jose.ES256), 503)
 		server.answer(serveJSON(jwkSet()))
-		wants(t, m, mint(jose.ES256), 200)
+		recovers(t, m)
 	})
 }
 
@@ -148,8 +148,21 @@ func TestRemoteKeySetStatus(t *testing.T) {
 	m := middleware(t, phantom.WithKeySet(oidc.NewRemoteKeySet(ctx, server.URL)))
 	wants(t, m, mint(jose.ES256), 503)
 	server.answer(serveJSON(jwkSet()))
-	wants(t, m, mint(jose.ES256), 200)
+	recovers(t, m)
 	wants(t, m, faults()["zeros"], 401)
+}
+
+// recovers waits for the end of an earlier fetch: go-oidc tells its waiters of
+// the result a moment before it permits another fetch.
+func recovers(t *testing.T, m *phantom.Middleware) {
+	t.Helper()
+	for range 1000 {
+		if status, _, _ := get(m, mint(jose.ES256)); status == http.StatusOK {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Error("still not verified")
 }
 
 // onlyOK is a transport for which every other status is a failure.
@@ -172,6 +185,6 @@ func TestRemoteKeySetRotation(t *testing.T) {
 	wants(t, m, mint(jose.RS256), 200)
 	wants(t, m, mint(jose.ES256), 401)
 	server.answer(serveJSON(all))
-	wants(t, m, mint(jose.ES256), 200)
+	recovers(t, m)
 	wants(t, m, mint(jose.RS256), 200)
 }
