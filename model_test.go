@@ -49,9 +49,10 @@ func TestModel(t *testing.T) {
 	t.Logf("%d requests: %d OK, %d of them hits, %d inactive, %d refused JWTs, %d unavailable, %d unusable, %d left; %d lookups, %d double",
 		all, ok, hits, total.inactive.Load(), total.refused.Load(), total.unavailable.Load(), total.unusable.Load(), total.left.Load(),
 		total.lookups.Load(), total.double.Load())
-	// A history in which little happens proves little.
-	if ok < all/4 || hits < ok/4 || total.inactive.Load() < all/50 || total.unavailable.Load() < all/100 || total.stale.Load() == 0 ||
-		total.refused.Load() == 0 || total.unusable.Load() == 0 || total.left.Load() == 0 {
+	// A history in which little happens proves little. What is rare is only
+	// sure to happen at full length.
+	if ok < all/4 || hits < ok/4 || total.inactive.Load() < all/50 || total.unavailable.Load() < all/100 || scale == 1 && total.stale.Load() == 0 ||
+		scale == 1 && (total.refused.Load() == 0 || total.unusable.Load() == 0 || total.left.Load() == 0) {
 		t.Error("the histories do not contain enough of everything")
 	}
 	// Two lookups of one token at once happen when a Forget of another token
