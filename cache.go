@@ -58,7 +58,7 @@ type entry struct {
 	token     *Token
 	fresh     instant // serves until then
 	refreshAt int64   // a hit from this on the monotonic clock refreshes it
-	expiry    int64   // on the wall clock; never served from then on
+	expiry    instant // never served from then on
 }
 
 // A quota bounds the entries of all shards together: with a bound of its own
@@ -152,7 +152,7 @@ func (c *cache) get(d digest, now instant) finding {
 				s.positive.Add(d, e)
 			}
 			return finding{token: e.token, refresh: refresh}
-		case now.wall < e.expiry && !now.reached(e.fresh.add(c.stale)):
+		case !now.reached(e.expiry) && !now.reached(e.fresh.add(c.stale)):
 			return finding{token: e.token, stale: true}
 		}
 		s.positive.Remove(d)
@@ -189,7 +189,7 @@ func (c *cache) add(d digest, generation uint64, token *Token, asked instant, an
 	}
 	// Up to an eighth less, so that a crowd does not expire at once.
 	ttl -= time.Duration(mathrand.Int64N(int64(ttl)/8 + 1))
-	e := entry{token: token, fresh: asked.add(ttl), refreshAt: math.MaxInt64, expiry: asked.add(left).wall}
+	e := entry{token: token, fresh: asked.add(ttl), refreshAt: math.MaxInt64, expiry: asked.add(left)}
 	if c.refreshAhead > 0 {
 		e.refreshAt = asked.add(time.Duration(float64(ttl) * c.refreshAhead)).mono
 	}
@@ -285,4 +285,9 @@ func (c *cache) purge() {
 		s.negative.Purge()
 		s.mu.Unlock()
 	}
+}
+
+// flightKey is unlike that of a lookup that began before a Forget or Purge.
+func flightKey(d digest, generation uint64) string {
+	return string(binary.BigEndian.AppendUint64(d[:], generation))
 }

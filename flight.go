@@ -45,7 +45,7 @@ func (f *flights[T]) start(ctx context.Context, key string, fn func(context.Cont
 		defer cancel()
 		// A panic that leaves this function would end the process.
 		defer func() {
-			if p := recover(); p != nil {
+			if p := recover(); p != nil || v == nil && err == nil { // a panic of nil, where that is permitted
 				v, err = *new(T), panicked(p)
 			}
 		}()

@@ -44,3 +44,11 @@ func cleanConnection(header http.Header, fields []string) {
 		header["Connection"] = []string{strings.Join(kept, ", ")}
 	}
 }
+
+// speaksFor reports whether the request brings no credentials but the token's
+// own JWT. A request that was made with the context of another one can bring
+// others.
+func speaksFor(tok *Token, r *http.Request) bool {
+	values, _ := authorization(r.Header)
+	return len(values) == 0 || len(values) == 1 && values[0] == tok.header()
+}

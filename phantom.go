@@ -13,7 +13,6 @@ package phantom
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"net/http"
 	"slices"
@@ -163,7 +162,7 @@ func (m *Middleware) protect(next http.Handler, identify func(*http.Request) (*T
 // the way admits nobody.
 func (m *Middleware) admit(r *http.Request, identify func(*http.Request) (*Token, bool, error), requirements []Requirement) (admitted *http.Request, rejected *Error) {
 	defer func() {
-		if p := recover(); p != nil {
+		if p := recover(); p != nil || admitted == nil && rejected == nil { // a panic of nil, where that is permitted
 			admitted, rejected = nil, panicked(p)
 		}
 	}()
@@ -188,7 +187,7 @@ func (m *Middleware) admit(r *http.Request, identify func(*http.Request) (*Token
 // required returns the request's token. One that an outer handler of this
 // Middleware verified is good for the inner ones too.
 func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error) {
-	if tok, ok := FromContext(r.Context()); ok && tok.owner == m {
+	if tok, ok := FromContext(r.Context()); ok && tok.owner == m && speaksFor(tok, r) {
 		if m.rules.expired(tok.expiry, time.Now()) {
 			return nil, false, refused("exp")
 		}
@@ -206,11 +205,16 @@ func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error)
 	if m.extract == nil {
 		return nil, false, nil
 	}
-	tok, hit, err = m.authenticate(r)
-	if errors.Is(err, ErrNoToken) {
+	// Only the extractor can say that there is no token; what is said of one
+	// that there is never makes the request an anonymous one.
+	token, err := m.token(r)
+	switch {
+	case errors.Is(err, ErrNoToken):
 		return nil, false, nil
+	case err != nil:
+		return nil, false, err
 	}
-	return tok, hit, err
+	return m.verify(r.Context(), token)
 }
 
 // Authenticate extracts and verifies the request's token and writes nothing.
@@ -227,13 +231,14 @@ func (m *Middleware) Verify(ctx context.Context, token string) (*Token, error) {
 }
 
 // guarded gives both the same protection that requests have.
-func (m *Middleware) guarded(identify func() (*Token, bool, error)) (tok *Token, err error) {
+func (m *Middleware) guarded(identify func() (*Token, bool, error)) (verified *Token, err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			tok, err = nil, panicked(p)
+		if p := recover(); p != nil || verified == nil && err == nil {
+			verified, err = nil, panicked(p)
 		}
 	}()
-	if tok, _, err = identify(); err != nil {
+	tok, _, err := identify()
+	if err != nil {
 		return nil, asError(err, ReasonInternal, "")
 	}
 	for _, requirement := range m.requirements {
@@ -245,16 +250,26 @@ func (m *Middleware) guarded(identify func() (*Token, bool, error)) (tok *Token,
 }
 
 func (m *Middleware) authenticate(r *http.Request) (tok *Token, hit bool, err error) {
-	var token string
-	if m.extract == nil {
-		token, err = bearerToken(r.Header)
-	} else if token, err = m.extract(r); err != nil {
-		err = asError(err, ReasonMalformedRequest, "token extractor")
-	}
+	token, err := m.token(r)
 	if err != nil {
 		return nil, false, err
 	}
 	return m.verify(r.Context(), token)
+}
+
+// token extracts the request's opaque token.
+func (m *Middleware) token(r *http.Request) (string, error) {
+	if m.extract == nil {
+		return bearerToken(r.Header)
+	}
+	token, err := m.extract(r)
+	switch {
+	case err != nil:
+		return "", asError(err, ReasonMalformedRequest, "token extractor")
+	case token == "":
+		return "", errNoField
+	}
+	return token, nil
 }
 
 // verify answers from the cache or looks the token up.
@@ -292,11 +307,6 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	return tok, false, err
 }
 
-// flightKey is unlike that of a lookup that began before a Forget or Purge.
-func flightKey(d digest, generation uint64) string {
-	return string(binary.BigEndian.AppendUint64(d[:], generation))
-}
-
 // lookup returns the flight that asks the authorization server about the token
 // and verifies and remembers what it says.
 func (m *Middleware) lookup(d digest, generation uint64, token string, refresh bool) func(context.Context) (*Token, error) {
@@ -322,6 +332,8 @@ func (m *Middleware) lookup(d digest, generation uint64, token string, refresh b
 			e := asError(err, ReasonUnavailable, "Introspector")
 			if e.Reason == ReasonInactive {
 				m.cache.addInactive(d, generation, asked)
+			} else if e.StatusCode() < 500 {
+				m.cache.remove(d)
 			}
 			return nil, e
 		}
