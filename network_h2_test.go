@@ -525,16 +525,17 @@ func TestN273H2Hostile(t *testing.T) {
 			if took := time.Since(begin); took > 15*time.Second {
 				t.Errorf("took %v", took)
 			}
-			if n := s.opened.Load(); n > 2 || s.lookups.Load() > 2 {
-				t.Errorf("%d connections, %d attempts", n, s.lookups.Load())
+			if n := s.lookups.Load(); n > 2 {
+				t.Errorf("%d attempts", n)
 			}
 			if c.stays {
 				return
 			}
-			opened := s.opened.Load()
+			opened, occasion := s.opened.Load(), time.Now().Add(time.Second)
 			eventually(t, "the connection given up", func() bool {
-				if c.hangs && s.open.Load() > 0 {
-					_ = statusOf(m, "another-token") // each failure is an occasion
+				if c.hangs && time.Now().After(occasion) { // a busy machine may have missed the first
+					_ = statusOf(m, "another-token")
+					occasion = time.Now().Add(time.Second)
 				}
 				return s.open.Load() == 0 || s.opened.Load() > opened
 			})
@@ -571,7 +572,7 @@ func TestN274H2StuckConnection(t *testing.T) {
 				p.answer(stream, good)
 				stuck(p)
 			})
-			m := as.networked(s.url(), speakingH2(), phantom.WithTimeout(200*time.Millisecond))
+			m := as.networked(s.url(), speakingH2(), phantom.WithTimeout(100*time.Millisecond))
 			as.recovers(m, true)
 			for s.opened.Load() == 1 { // the first connection was good for one lookup
 				m.Forget("opaque-token")
