@@ -81,6 +81,8 @@ func idOf(m *phantom.Middleware, token string) string {
 		return code401T
 	case errors.Is(err, phantom.ErrUnavailable):
 		return code503A
+	case errors.Is(err, phantom.ErrUpstream):
+		return code502A
 	}
 	return err.Error()
 }
@@ -644,6 +646,66 @@ func TestFlightLateVerdicts(t *testing.T) {
 				}
 			})
 		})
+		t.Run(how+": active meanwhile, then revoked", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				o := &oracle{}
+				o.ask = func(context.Context, string) (*phantom.Introspection, error) {
+					id := o.calls.Load()
+					if id == 1 {
+						time.Sleep(500 * time.Millisecond) // on the way there
+					}
+					if time.Since(start) > 300*time.Millisecond {
+						return inactive, nil
+					}
+					return says(id)
+				}
+				m := o.middleware(t)
+				late := later(func() string { return idOf(m, opaqueToken) })
+				time.Sleep(100 * time.Millisecond)
+				forget(m)
+				expect(t, "the one that was answered first", idOf(m, opaqueToken), "2")
+				expect(t, "the one that was answered last", late(), code401T)
+				expect(t, "afterwards", idOf(m, opaqueToken), code401T)
+			})
+		})
+	}
+}
+
+// TestFlightForgetAsItLands lets a lookup land and forgets its token at the
+// same time, many times: whichever comes first, nothing of it is left.
+func TestFlightForgetAsItLands(t *testing.T) {
+	for how, forget := range forgets {
+		t.Run(how, func(t *testing.T) {
+			land := make(chan struct{})
+			o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
+				<-land
+				return unsigned(nil), nil
+			}}
+			answered := make(chan struct{}, 1)
+			o.verify = func(string) { answered <- struct{}{} } // the rest takes about as long as Forget
+			m := o.middleware(t, phantom.WithTimeout(time.Minute))
+			for i := range int64(20_000 / scale) {
+				first := later(func() string { return idOf(m, opaqueToken) })
+				land <- struct{}{}
+				<-answered
+				for range i % 64 * 8 { // not always at the same moment
+					runtime.KeepAlive(i)
+				}
+				forget(m)
+				second := make(chan string, 1)
+				go func() { second <- idOf(m, opaqueToken) }()
+				select {
+				case land <- struct{}{}:
+				case <-second:
+					t.Fatalf("round %d: served by the lookup from before", i)
+				}
+				<-answered
+				expect(t, "first", first(), "id-1")
+				expect(t, "second", <-second, "id-1")
+				forget(m)
+			}
+		})
 	}
 }
 
@@ -838,9 +900,10 @@ func TestFlightStaleAndVerdict(t *testing.T) {
 		meanwhile func(o *oracle, m *phantom.Middleware)
 		want      string
 	}{
-		"nothing": {func(*oracle, *phantom.Middleware) {}, "1"},
-		"Forget":  {func(_ *oracle, m *phantom.Middleware) { m.Forget(opaqueToken) }, code503A},
-		"Purge":   {func(_ *oracle, m *phantom.Middleware) { m.Purge() }, code503A},
+		"nothing":       {func(*oracle, *phantom.Middleware) {}, "1"},
+		"not an outage": {func(*oracle, *phantom.Middleware) {}, code502A},
+		"Forget":        {func(_ *oracle, m *phantom.Middleware) { m.Forget(opaqueToken) }, code503A},
+		"Purge":         {func(_ *oracle, m *phantom.Middleware) { m.Purge() }, code503A},
 		"Forget, then inactive": {func(o *oracle, m *phantom.Middleware) {
 			m.Forget(opaqueToken)
 			o.ask = func(context.Context, string) (*phantom.Introspection, error) { return inactive, nil }
@@ -860,6 +923,9 @@ func TestFlightStaleAndVerdict(t *testing.T) {
 				time.Sleep(11 * time.Second)
 				o.ask = func(context.Context, string) (*phantom.Introspection, error) {
 					time.Sleep(time.Second)
+					if test.want == code502A {
+						return nil, phantom.ErrUpstream
+					}
 					return nil, errors.New("outage")
 				}
 				waiting := throng(10, func(int) string { return idOf(m, opaqueToken) })
