@@ -143,12 +143,12 @@ func (d *discovery) jwksURL(ctx context.Context) (string, error) {
 }
 
 func (d *discovery) named(ctx context.Context, name string, of func(*metadata) string) (string, error) {
-	m, err := d.get(ctx)
+	v, err := d.get(ctx)
 	if err != nil {
 		return "", asError(err, ReasonUnavailable, "metadata")
 	}
-	if of(m) == "" {
+	if of(v.doc) == "" {
 		return "", protocolFault("metadata: no " + name)
 	}
-	return of(m), nil
+	return of(v.doc), nil
 }

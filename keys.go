@@ -182,28 +182,24 @@ func (k *remoteKeys) VerifySignature(ctx context.Context, jwt string) ([]byte, e
 }
 
 // verify checks the JWT with the current keys and, if none of them fits, with
-// those of a refetched set.
+// those of a refetched set: until there is one that was asked for after the
+// JWT had come, or the next refetch has to wait.
 func (k *remoteKeys) verify(ctx context.Context, msg *jose.Message) (*signingKey, error) {
-	before := k.current.Load()
-	list, err := k.get(ctx)
-	if err != nil {
-		return nil, keysUnavailable(err)
+	before, received := k.current.Load(), k.now()
+	v, err := k.get(ctx)
+	for {
+		if err != nil {
+			return nil, keysUnavailable(err)
+		}
+		key, refused := v.doc.verify(msg, maxCandidates)
+		if refused == nil || v != before && v.asked.mono >= received.mono {
+			return key, refused
+		}
+		last := v
+		if v, err = k.newer(ctx, last); err == nil && v == last {
+			return nil, refused
+		}
 	}
-	key, refused := list.verify(msg, maxCandidates)
-	if refused == nil {
-		return key, nil
-	}
-	if before == nil || before.doc != list {
-		return nil, refused // the set was fetched for this very JWT
-	}
-	renewed, err := k.newer(ctx, list)
-	switch {
-	case err != nil:
-		return nil, keysUnavailable(err)
-	case renewed == list:
-		return nil, refused
-	}
-	return renewed.verify(msg, maxCandidates)
 }
 
 // noKeySet says why there is no key set: whatever the answer to the request for

@@ -637,6 +637,51 @@ func TestK192Rotation(t *testing.T) {
 	})
 }
 
+// A key that appears while the key set is on its way is looked for again: the
+// set that arrives is older than the JWT.
+func TestK192RotationWhileFetching(t *testing.T) {
+	oldKey, newKey := jwk("k-ES256", "ES256", p256Key().Public()), jwk("k-EdDSA", "EdDSA", edKey().Public())
+	for name, warm := range map[string]bool{"first fetch": false, "refresh": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				as := newAS(t)
+				var rotated atomic.Bool
+				as.jwks = func(w http.ResponseWriter, r *http.Request) {
+					was := jwks(oldKey)
+					if rotated.Load() {
+						was = jwks(oldKey, newKey)
+					}
+					time.Sleep(500 * time.Millisecond)
+					answer(200, "application/json", was)(w, r)
+				}
+				as.introspect = func(w http.ResponseWriter, r *http.Request) {
+					alg, _, _ := strings.Cut(r.Form.Get("token"), "-")
+					answerJWT(mint(alg, claims(nil)))(w, r)
+				}
+				m := as.middleware()
+				fetches := int64(2)
+				if warm {
+					if err := m.Warm(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(6 * time.Minute)
+					fetches++
+				}
+				go func() { _, _ = m.Verify(t.Context(), "ES256-0") }() // starts the fetch
+				time.Sleep(200 * time.Millisecond)
+				rotated.Store(true)
+				if got := as.try(m, "EdDSA-0"); got != codeOK {
+					t.Error(got)
+				}
+				if n := as.fetches.Load(); n != fetches {
+					t.Errorf("%d fetches, want %d", n, fetches)
+				}
+				synctest.Wait()
+			})
+		})
+	}
+}
+
 func TestK193UnknownKids(t *testing.T) {
 	for name, after := range map[string]struct {
 		jwks http.HandlerFunc

@@ -37,41 +37,35 @@ type remote[T any] struct {
 
 type version[T any] struct {
 	doc   *T
+	asked instant // when the request for it was made
 	fresh instant // until then
 	dead  instant // not used from then on
 }
 
 // get returns the document.
-func (d *remote[T]) get(ctx context.Context) (*T, error) {
+func (d *remote[T]) get(ctx context.Context) (*version[T], error) {
 	v, now := d.current.Load(), d.now()
 	if v == nil || now.reached(v.dead) {
-		v, err := d.flights.do(ctx, "", d.attempt(v, false))
-		if err != nil {
-			return nil, err
-		}
-		return v.doc, nil
+		return d.flights.do(ctx, "", d.attempt(v, false))
 	}
 	if now.reached(v.fresh) && d.due(now) {
 		d.flights.start(ctx, "", d.attempt(v, false))
 	}
-	return v.doc, nil
+	return v, nil
 }
 
-// newer returns a document that is newer than the given one, which is the
-// given one itself if it was refetched a moment ago. An error says that the
-// document could not be fetched.
-func (d *remote[T]) newer(ctx context.Context, than *T) (*T, error) {
-	if v := d.current.Load(); v != nil && v.doc != than {
-		return v.doc, nil
+// newer returns a version that is newer than the given one, which is the given
+// one itself if the document was refetched a moment ago. An error says that it
+// could not be fetched.
+func (d *remote[T]) newer(ctx context.Context, than *version[T]) (*version[T], error) {
+	if v := d.current.Load(); v != nil && v != than {
+		return v, nil
 	}
 	// The flight that was joined may be one that had no need to refetch.
 	for range 2 {
 		v, err := d.flights.do(ctx, "", d.attempt(d.current.Load(), true))
-		if err != nil {
-			return nil, err
-		}
-		if v.doc != than {
-			return v.doc, nil
+		if err != nil || v != than {
+			return v, err
 		}
 	}
 	return than, nil
@@ -137,6 +131,7 @@ func (d *remote[T]) replace(ctx context.Context, v *version[T]) (*version[T], er
 	if v != nil {
 		old = v.doc
 	}
+	asked := d.now()
 	doc, maxAge, err := d.fetch(ctx, old)
 	if err != nil {
 		return nil, err
@@ -146,7 +141,7 @@ func (d *remote[T]) replace(ctx context.Context, v *version[T]) (*version[T], er
 	}
 	now := d.now()
 	fresh := now.add(min(max(maxAge, freshAtLeast), freshAtMost))
-	v = &version[T]{doc: doc, fresh: fresh, dead: fresh.add(staleAtMost)}
+	v = &version[T]{doc: doc, asked: asked, fresh: fresh, dead: fresh.add(staleAtMost)}
 	d.current.Store(v)
 	d.settle(nil, now)
 	return v, nil
