@@ -10,23 +10,22 @@ const maxTokenSize = 8 << 10
 
 // authorization returns the values of all Authorization fields, whatever the
 // case of their name: net/http canonicalizes names on arrival, but an outer
-// middleware can put any key into the map. canonical reports whether the only
-// key is "Authorization".
-func authorization(h http.Header) (values []string, canonical bool) {
-	values, canonical = h["Authorization"], true
+// middleware can put any key into the map.
+func authorization(h http.Header) []string {
+	values := h["Authorization"]
 	for name, v := range h {
 		if len(name) == len("Authorization") && name != "Authorization" && strings.EqualFold(name, "Authorization") {
-			values, canonical = append(values[:len(values):len(values)], v...), false
+			values = append(values[:len(values):len(values)], v...)
 		}
 	}
-	return values, canonical
+	return values
 }
 
 // bearerToken extracts the token by the grammar of RFC 6750 section 2.1: one
-// field, the scheme in any case (RFC 9110 section 11.1), one or more spaces,
-// and a b64token.
+// field, the scheme in any case (RFC 9110 section 11.1), one or more spaces.
+// Whether the rest is a b64token is for checkTokenSyntax to say.
 func bearerToken(h http.Header) (string, error) {
-	values, _ := authorization(h)
+	values := authorization(h)
 	switch len(values) {
 	case 0:
 		return "", errNoField
@@ -46,11 +45,10 @@ func bearerToken(h http.Header) (string, error) {
 	if rest == "" || rest[0] != ' ' {
 		return "", rejection(ReasonMalformedRequest, "no space after the scheme")
 	}
-	token := strings.TrimLeft(rest, " ")
-	if err := checkTokenSyntax(token); err != nil {
-		return "", err
+	if rest = strings.TrimLeft(rest, " "); rest == "" {
+		return "", rejection(ReasonMalformedRequest, "no token after the scheme")
 	}
-	return token, nil
+	return rest, nil
 }
 
 // errNoField and errNotBearer are both a lack of credentials; only a request

@@ -9,13 +9,15 @@ import (
 // forward returns the request for next: a shallow copy with the token in its
 // context and with a header map of its own, in which the JWT stands in place of
 // what the client sent.
-func forward(r *http.Request, tok *Token) *http.Request {
+func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 	out := r.WithContext(NewContext(r.Context(), tok))
 	header := maps.Clone(r.Header)
 	if header == nil {
 		header = http.Header{}
 	}
-	if _, canonical := authorization(header); !canonical {
+	// The request was found to have one value at most, which may stand under
+	// another spelling of the name. An extractor's request was not looked at.
+	if len(header["Authorization"]) != 1 || m.extract != nil {
 		maps.DeleteFunc(header, func(name string, _ []string) bool { return strings.EqualFold(name, "Authorization") })
 	}
 	header["Authorization"] = []string{tok.header()}
@@ -49,6 +51,6 @@ func cleanConnection(header http.Header, fields []string) {
 // own JWT. A request that was made with the context of another one can bring
 // others.
 func speaksFor(tok *Token, r *http.Request) bool {
-	values, _ := authorization(r.Header)
+	values := authorization(r.Header)
 	return len(values) == 0 || len(values) == 1 && values[0] == tok.header()
 }

@@ -181,7 +181,7 @@ func (m *Middleware) admit(r *http.Request, identify func(*http.Request) (*Token
 		}
 	}
 	m.log.admitted(r.Context(), tok, hit)
-	return forward(r, tok), nil
+	return m.forward(r, tok), nil
 }
 
 // required returns the request's token. One that an outer handler of this
@@ -199,7 +199,7 @@ func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error)
 // optional returns no token for a request that has no Authorization field at
 // all, whatever the extractor looks at.
 func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error) {
-	if values, _ := authorization(r.Header); len(values) > 0 {
+	if len(authorization(r.Header)) > 0 {
 		return m.required(r)
 	}
 	if m.extract == nil {

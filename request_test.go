@@ -340,8 +340,8 @@ func TestRequestHeaderMaps(t *testing.T) {
 				}
 				return
 			}
-			for name := range next.last().Header {
-				if name != "Authorization" && strings.EqualFold(name, "Authorization") {
+			for name, values := range next.last().Header {
+				if name != "Authorization" && strings.EqualFold(name, "Authorization") && len(values) > 0 {
 					t.Errorf("the next handler got a field %q too", name)
 				}
 			}
