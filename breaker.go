@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/phantom-token/phantom/internal/httpcache"
 )
 
 // The breaker's measures.
@@ -101,7 +103,7 @@ func (b *breaker) admit(begin bool) (probe bool, err error) {
 	now := b.now()
 	if b.probing || !now.reached(b.until) {
 		e := rejection(ReasonUnavailable, "breaker open")
-		e.RetryAfter = min(max(now.until(b.until), time.Second), retryAfterMost)
+		e.RetryAfter = min(max(now.until(b.until), time.Second), httpcache.MaxRetryAfter)
 		return false, e
 	}
 	b.probing = begin

@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -92,19 +91,7 @@ func headerOf(fields []string) http.Header {
 	return h
 }
 
-func TestFreshness(t *testing.T) {
-	for _, c := range freshnessCases {
-		h := headerOf(c.fields)
-		if got := phantom.Freshness(h, false); got != c.want {
-			t.Errorf("%s: %v, want %v", c.name, got, c.want)
-		}
-		if got := phantom.Freshness(h, true); got != c.strict {
-			t.Errorf("%s, strictly: %v, want %v", c.name, got, c.strict)
-		}
-	}
-}
-
-// The same, seen from outside: for how long the cache answers.
+// TestFreshnessOfTheCache: for how long the cache answers.
 func TestFreshnessOfTheCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range freshnessCases {
@@ -543,76 +530,4 @@ func TestJitter(t *testing.T) {
 			})
 		})
 	}
-}
-
-// FuzzFreshness checks what must hold for whatever a server writes.
-func FuzzFreshness(f *testing.F) {
-	for _, c := range freshnessCases {
-		h := headerOf(c.fields)
-		f.Add(strings.Join(h["Cache-Control"], "\n"), h.Get("Age"))
-	}
-	f.Fuzz(func(t *testing.T, control, age string) {
-		h := http.Header{"Cache-Control": strings.Split(control, "\n")}
-		if age != "" {
-			h.Set("Age", age)
-		}
-		lax, strict := phantom.Freshness(h, false), phantom.Freshness(h, true)
-		for _, d := range []time.Duration{lax, strict} {
-			if d < -1 || d > deltaMost || d%time.Second != 0 && d != -1 {
-				t.Fatalf("%q: %v", h, d)
-			}
-		}
-		// To obey more never means to keep longer.
-		if strict != lax && strict != 0 {
-			t.Errorf("%q: %v strictly, else %v", h, strict, lax)
-		}
-		if again := http.Header(h.Clone()); phantom.Freshness(again, true) != strict {
-			t.Errorf("%q: not the same twice", h)
-		}
-		upper := http.Header{"Cache-Control": {strings.ToUpper(strings.Join(h["Cache-Control"], ","))}, "Age": h["Age"]}
-		if isASCII(control) && phantom.Freshness(upper, true) != strict {
-			t.Errorf("%q: case or the number of fields matters", h)
-		}
-		if strings.ContainsAny(control, `"\`) {
-			return
-		}
-		// Without quoting, commas are all there is to separate by.
-		lifetime, boilerplate, ages := "", false, 0
-		for part := range strings.SplitSeq(strings.Join(h["Cache-Control"], ","), ",") {
-			name, value, _ := strings.Cut(part, "=")
-			switch strings.ToLower(strings.Trim(name, " \t")) {
-			case "no-store", "no-cache":
-				boilerplate = true
-			case "max-age":
-				lifetime = strings.Trim(value, " \t")
-				ages++
-			}
-		}
-		switch {
-		case boilerplate:
-			if strict != 0 || lax != -1 {
-				t.Errorf("%q: %v, strictly %v", h, lax, strict)
-			}
-		case ages == 0:
-			if strict != -1 {
-				t.Errorf("%q: %v without a max-age", h, strict)
-			}
-		case ages > 1 || lifetime == "" || strings.Trim(lifetime, "0123456789") != "":
-			if strict != 0 {
-				t.Errorf("%q: %v with an unreadable max-age", h, strict)
-			}
-		default:
-			seconds, err := strconv.ParseInt(lifetime, 10, 32)
-			if err != nil {
-				seconds = math.MaxInt32
-			}
-			if most := time.Duration(seconds) * time.Second; strict > most || age == "" && strict != most {
-				t.Errorf("%q: %v, want %v less its age", h, strict, most)
-			}
-		}
-	})
-}
-
-func isASCII(s string) bool {
-	return strings.IndexFunc(s, func(r rune) bool { return r > 0x7f || r == 0xfffd }) < 0
 }

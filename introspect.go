@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/phantom-token/phantom/internal/httpcache"
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
@@ -138,7 +139,7 @@ func (c *introspectionClient) classify(resp *http.Response) (*Introspection, err
 	if err != nil {
 		return nil, protocolFault("Content-Type malformed")
 	}
-	answer := &Introspection{Active: true, MaxAge: freshness(resp.Header, c.strict)}
+	answer := &Introspection{Active: true, MaxAge: httpcache.Freshness(resp.Header, c.strict)}
 	switch mediaType {
 	case typeJWT:
 		if line, ok := bytes.CutSuffix(body, []byte("\n")); ok {
@@ -159,7 +160,7 @@ func protocolFault(detail string) *Error { return rejection(ReasonProtocol, deta
 // overloaded is the outage that a status alone tells of, whatever the body is.
 func overloaded(resp *http.Response) error {
 	e := rejection(ReasonUnavailable, fmt.Sprintf("status %d", resp.StatusCode))
-	if after, ok := retryAfter(resp.Header, time.Now()); ok {
+	if after, ok := httpcache.RetryAfter(resp.Header, time.Now()); ok {
 		e.RetryAfter = after
 		e.Err = errAskedToWait
 	}

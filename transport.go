@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/phantom-token/phantom/internal/httpcache"
 )
 
 // newHTTPClient returns the client for all requests to the authorization
@@ -197,7 +199,7 @@ func getDocument(ctx context.Context, client *http.Client, target, accept string
 	if resp.StatusCode != http.StatusOK {
 		return nil, 0, &statusError{resp.StatusCode}
 	}
-	return body, freshness(resp.Header, false), nil
+	return body, httpcache.Freshness(resp.Header, false), nil
 }
 
 // A statusError is the status of a document that could not be had.

@@ -1,4 +1,6 @@
-package phantom
+// Package httpcache reads the fields of an answer that say how long it may be
+// kept and when to ask again (RFC 9110 and RFC 9111).
+package httpcache
 
 import (
 	"math"
@@ -8,14 +10,14 @@ import (
 	"time"
 )
 
-// freshness reads how long an answer may be kept from Cache-Control and Age
+// Freshness reads how long an answer may be kept from Cache-Control and Age
 // (RFC 9111 sections 4.2 and 5.2.2); negative if it does not say. What says
 // something that cannot be read is not kept at all.
 //
 // Most servers send no-store or no-cache by habit, whatever stands beside it,
 // and RFC 7662 section 4 leaves caching to the resource server: unless strict,
 // an answer with one of them says nothing.
-func freshness(h http.Header, strict bool) time.Duration {
+func Freshness(h http.Header, strict bool) time.Duration {
 	maxAge := time.Duration(-1)
 	for name, value := range directives(h.Values("Cache-Control")) {
 		switch name {
@@ -88,11 +90,11 @@ func deltaSeconds(s string) (time.Duration, bool) {
 	return time.Duration(n) * time.Second, true
 }
 
-// retryAfterMost bounds what an authorization server can make us wait.
-const retryAfterMost = 30 * time.Second
+// MaxRetryAfter bounds what a server can make us wait.
+const MaxRetryAfter = 30 * time.Second
 
-// retryAfter reads Retry-After (RFC 9110 section 10.2.3), bounded.
-func retryAfter(h http.Header, now time.Time) (time.Duration, bool) {
+// RetryAfter reads Retry-After (RFC 9110 section 10.2.3), bounded.
+func RetryAfter(h http.Header, now time.Time) (time.Duration, bool) {
 	value := strings.Trim(h.Get("Retry-After"), " \t")
 	after, ok := deltaSeconds(value)
 	if !ok {
@@ -102,5 +104,5 @@ func retryAfter(h http.Header, now time.Time) (time.Duration, bool) {
 		}
 		after = date.Sub(now)
 	}
-	return min(max(after, time.Second), retryAfterMost), true
+	return min(max(after, time.Second), MaxRetryAfter), true
 }
