@@ -22,7 +22,7 @@ import (
 //
 // A Token prints as a fixed text, so that it cannot end up in a log by
 // accident.
-type Token struct { //nolint:recvcheck // String and GoString are there for a copied Token too
+type Token struct { //nolint:recvcheck // String and Format are there for a copied Token too
 	// text holds the value of the Authorization field, the subject and the ID
 	// in one piece: one pointer for the garbage collector in place of three.
 	text               string
@@ -171,8 +171,8 @@ func (t *Token) SetAuthHeader(r *http.Request) {
 // String returns a fixed text in place of the token.
 func (t Token) String() string { return "phantom.Token(redacted)" }
 
-// GoString returns a fixed text in place of the token.
-func (t Token) GoString() string { return t.String() }
+// Format writes a fixed text in place of the token, whatever the verb.
+func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.String()) }
 
 // LogValue returns what is harmless to log: issuer, client and expiry.
 func (t *Token) LogValue() slog.Value {

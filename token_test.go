@@ -350,7 +350,13 @@ func TestTokenIsRedacted(t *testing.T) {
 	}
 	var out bytes.Buffer
 	for name, v := range values {
-		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%10.3v", "%T"} {
+		verbs := []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%10.3v", "%T"}
+		switch name {
+		case "the context", "its value", "its log value": // fmt shows their fields without asking these
+		default:
+			verbs = append(verbs, "%d", "%t", "%08b", "%z")
+		}
+		for _, verb := range verbs {
 			fmt.Fprintf(&out, "%s %s: "+verb+"\n", name, verb[1:], v)
 		}
 		data, err := json.Marshal(v)
@@ -381,8 +387,10 @@ func TestTokenIsRedacted(t *testing.T) {
 	if got := fmt.Sprint(tok); got != "phantom.Token(redacted)" {
 		t.Error(got)
 	}
-	if got := fmt.Sprintf("%#v", tok); got != "phantom.Token(redacted)" {
-		t.Error(got)
+	for _, verb := range []string{"%#v", "%d", "%08b"} {
+		if got := fmt.Sprintf(verb, tok); got != "phantom.Token(redacted)" {
+			t.Error(got)
+		}
 	}
 	out.Reset()
 	slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
