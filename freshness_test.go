@@ -81,16 +81,6 @@ var freshnessCases = []struct {
 	{"A111 Pragma and Expires", []string{"Pragma: no-cache", "Expires: 0"}, untilCap, untilCap},
 }
 
-// headerOf makes a header of lines "Name: value".
-func headerOf(fields []string) http.Header {
-	h := http.Header{}
-	for _, field := range fields {
-		name, value, _ := strings.Cut(field, ": ")
-		h.Add(name, value)
-	}
-	return h
-}
-
 // TestFreshnessOfTheCache: for how long the cache answers.
 func TestFreshnessOfTheCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
