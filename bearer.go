@@ -14,12 +14,14 @@ const maxTokenSize = 8 << 10
 func authorization(h http.Header) []string {
 	values := h["Authorization"]
 	for name, v := range h {
-		if len(name) == len("Authorization") && name != "Authorization" && strings.EqualFold(name, "Authorization") {
+		if len(name) == len("Authorization") && name != "Authorization" && isAuthorization(name) {
 			values = append(values[:len(values):len(values)], v...)
 		}
 	}
 	return values
 }
+
+func isAuthorization(name string) bool { return strings.EqualFold(name, "Authorization") }
 
 // bearerToken extracts the token by the grammar of RFC 6750 section 2.1: one
 // field, the scheme in any case (RFC 9110 section 11.1), one or more spaces.

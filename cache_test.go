@@ -705,8 +705,25 @@ func (c *careless) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // TestC234NoTokenInMemory: a dump of the heap after many requests has no byte
-// of an opaque token in it.
+// of an opaque token in it. The dump takes the mark bits at the end of some
+// spans for an object, with whatever was there when the span was another one,
+// so that one clean dump of a few is what counts: what is remembered is in each.
 func TestC234NoTokenInMemory(t *testing.T) {
+	for attempt := 1; ; attempt++ {
+		switch found, foundKept := tokensInMemory(t); {
+		case !foundKept:
+			t.Fatal("the search finds nothing")
+		case !found:
+			return
+		case attempt == 10:
+			t.Fatal("an opaque token is in the heap")
+		}
+	}
+}
+
+// tokensInMemory reports whether an opaque token is in the heap after many
+// requests, and whether one is that the test itself then keeps there.
+func tokensInMemory(t *testing.T) (found, foundKept bool) {
 	transport := &careless{mint("EdDSA", claims(nil)), jwks(jwk("k-EdDSA", "EdDSA", edKey().Public()))}
 	as := newAS(t)
 	m := as.middleware(phantom.WithHTTPClient(&http.Client{Transport: transport}), phantom.WithMaxTTL(time.Hour))
@@ -722,7 +739,7 @@ func TestC234NoTokenInMemory(t *testing.T) {
 		}
 		return text
 	}
-	found := func() bool {
+	search := func() bool {
 		runtime.GC()
 		runtime.GC() // empties the pools too
 		path := filepath.Join(t.TempDir(), "heap")
@@ -745,14 +762,11 @@ func TestC234NoTokenInMemory(t *testing.T) {
 	if statuses[200] == 0 || statuses[401] == 0 || len(statuses) != 2 {
 		t.Fatalf("statuses %v", statuses)
 	}
-	if found() {
-		t.Error("an opaque token is in the heap")
-	}
+	found = search()
 	kept := get("Bearer " + string(marker()) + ".0")
-	if !found() {
-		t.Error("the search finds nothing")
-	}
+	foundKept = search()
 	expect(t, "still remembered", serve(h, kept).Code, 200)
+	return found, foundKept
 }
 
 // TestC235AbortedLookups: callers who leave leave nothing behind.

@@ -132,6 +132,11 @@ func sameHost(a, b string) bool {
 	return a == "" || err1 == nil && err2 == nil && from.Scheme == to.Scheme && from.Host == to.Host
 }
 
+// fixedURL stands for what need not be discovered.
+func fixedURL(url string) func(context.Context) (string, error) {
+	return func(context.Context) (string, error) { return url, nil }
+}
+
 // introspectionEndpoint and jwksURL return what the metadata names.
 func (d *discovery) introspectionEndpoint(ctx context.Context) (string, error) {
 	d.pinned.Store(true)

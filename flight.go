@@ -71,3 +71,11 @@ func panicked(p any) *Error {
 	}
 	return rejectionOf(ReasonInternal, "panic", &panicError{text, debug.Stack()})
 }
+
+// refusePanic is to be deferred: what panics on the way to a decision, with nil
+// too where that is permitted, admits nobody.
+func refusePanic(decided *bool, rejected **Error) {
+	if p := recover(); !*decided {
+		*rejected = panicked(p)
+	}
+}

@@ -1,6 +1,8 @@
 package phantom
 
 import (
+	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"strings"
@@ -8,7 +10,7 @@ import (
 
 // forward returns the request for next: a shallow copy with the token in its
 // context and with a header map of its own, in which the JWT stands in place of
-// what the client sent.
+// what the client sent. A nil token makes it the request of nobody.
 func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 	out := r.WithContext(NewContext(r.Context(), tok))
 	header := maps.Clone(r.Header)
@@ -18,26 +20,55 @@ func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 	// The request was found to have one value at most, which may stand under
 	// another spelling of the name. An extractor's request was not looked at.
 	if len(header["Authorization"]) != 1 || m.extract != nil {
-		maps.DeleteFunc(header, func(name string, _ []string) bool { return strings.EqualFold(name, "Authorization") })
+		maps.DeleteFunc(header, func(name string, _ []string) bool { return isAuthorization(name) })
 	}
-	header["Authorization"] = []string{tok.header()}
+	if tok != nil {
+		header["Authorization"] = []string{tok.header()}
+	}
 	// A proxy drops what Connection names (RFC 9110 section 7.6.1): the client
-	// must not be able to name this field, or to announce it as a trailer.
+	// must not be able to name this field, or to send it as a trailer.
 	if connection := header["Connection"]; len(connection) > 0 {
 		cleanConnection(header, connection)
 	}
-	if _, announced := r.Trailer["Authorization"]; announced {
-		out.Trailer = maps.Clone(r.Trailer)
-		delete(out.Trailer, "Authorization")
+	if r.Trailer != nil {
+		out.Trailer = http.Header{}
+		body := &trailingBody{out.Body, r.Trailer, out.Trailer}
+		body.copyTrailer()
+		if out.Body = body; r.Body == nil {
+			out.Body = nil
+		}
 	}
 	out.Header = header
 	return out
 }
 
+// A trailingBody hands on the trailer that stands behind it, but for
+// Authorization: the server has it in full when the body ends.
+type trailingBody struct {
+	io.ReadCloser
+	from, to http.Header
+}
+
+func (b *trailingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.copyTrailer()
+	}
+	return n, err
+}
+
+func (b *trailingBody) copyTrailer() {
+	for name, values := range b.from {
+		if !isAuthorization(name) {
+			b.to[name] = values
+		}
+	}
+}
+
 func cleanConnection(header http.Header, fields []string) {
 	var kept []string
 	for option := range strings.SplitSeq(strings.Join(fields, ","), ",") {
-		if option = strings.Trim(option, " \t"); option != "" && !strings.EqualFold(option, "Authorization") {
+		if option = strings.Trim(option, " \t"); option != "" && !isAuthorization(option) {
 			kept = append(kept, option)
 		}
 	}
@@ -47,10 +78,19 @@ func cleanConnection(header http.Header, fields []string) {
 	}
 }
 
-// speaksFor reports whether the request brings no credentials but the token's
-// own JWT. A request that was made with the context of another one can bring
-// others.
-func speaksFor(tok *Token, r *http.Request) bool {
-	values := authorization(r.Header)
-	return len(values) == 0 || len(values) == 1 && values[0] == tok.header()
+// speaksFor reports whether the request brings no credentials but those that the
+// token was verified for, or its own JWT. A request that was made with the
+// context of another one can bring others.
+func (m *Middleware) speaksFor(tok *Token, r *http.Request) bool {
+	if values := authorization(r.Header); len(values) > 1 || len(values) == 1 && values[0] != tok.header() {
+		return false
+	}
+	if m.extract == nil {
+		return true
+	}
+	token, err := m.token(r)
+	if err != nil {
+		return errors.Is(err, ErrNoToken)
+	}
+	return token == tok.JWT() || m.cache.digest(token) == tok.digest
 }

@@ -24,18 +24,22 @@ type eventLog struct {
 	last   map[string]time.Time
 }
 
-// admitted logs a request that was let through. It costs nothing without a
-// logger.
+// admitted logs a request that was let through, with a token or as an anonymous
+// one. It costs nothing without a logger.
 func (l *eventLog) admitted(ctx context.Context, tok *Token, hit bool) {
 	if l.logger == nil || !l.logger.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
-	cache := "miss"
-	if hit {
-		cache = "hit"
+	attrs := []slog.Attr{slog.String("issuer", l.issuer)}
+	if tok != nil {
+		cache := "miss"
+		if hit {
+			cache = "hit"
+		}
+		// Short enough to tell nothing, long enough to follow a token in a log.
+		attrs = append(attrs, slog.String("cache", cache), slog.String("token", fmt.Sprintf("%x", tok.digest[:4])))
 	}
-	l.logger.LogAttrs(ctx, slog.LevelDebug, "phantom: ok", slog.String("cache", cache),
-		slog.String("token", fmt.Sprintf("%08x", tok.fingerprint)), slog.String("issuer", l.issuer))
+	l.logger.LogAttrs(ctx, slog.LevelDebug, "phantom: ok", attrs...)
 }
 
 // rejected logs a rejection; those that are nobody's verdict at most once per
@@ -86,7 +90,7 @@ func (l *eventLog) droppedKeys(dropped []error) {
 			level = slog.LevelError
 		}
 		// Once, not at each refresh.
-		if l.due("key: "+err.Error(), math.MaxInt64) && l.logger != nil {
+		if l.due("key: "+err.Error(), math.MaxInt64) {
 			l.logger.LogAttrs(context.Background(), level, "phantom: a key of the issuer is not used",
 				slog.String("detail", err.Error()), slog.String("issuer", l.issuer))
 		}
@@ -96,6 +100,9 @@ func (l *eventLog) droppedKeys(dropped []error) {
 // due reports whether the last line about the topic, if any, is long enough
 // ago for another one.
 func (l *eventLog) due(topic string, pause time.Duration) bool {
+	if l.logger == nil {
+		return false
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()

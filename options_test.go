@@ -568,8 +568,59 @@ func TestTokenExtractorOfACookie(t *testing.T) {
 	if got := as.outcome(serve(m.Handler(m.RequireScopes("read")(next)), r), next, 0); got != codeOK {
 		t.Fatalf("%s", got)
 	}
-	if got := as.asked(); !slices.Equal(got, []string{"good-token"}) || calls != 1 {
+	if got := as.asked(); !slices.Equal(got, []string{"good-token"}) || calls != 2 {
 		t.Errorf("asked about %q after %d calls", got, calls)
+	}
+}
+
+// A request that is made with the context of another one, and that brings a
+// token of its own where the extractor looks, is not let in by the other's.
+func TestTokenExtractorAndAnInheritedContext(t *testing.T) {
+	as := newAS(t)
+	as.introspect = func(w http.ResponseWriter, r *http.Request) {
+		if token := r.Form.Get("token"); token != "revoked" {
+			answerJWT(mint("ES256", claims(map[string]any{"sub": token})))(w, r)
+			return
+		}
+		answer(204, "", "")(w, r)
+	}
+	m := as.middleware(phantom.WithTokenExtractor(func(r *http.Request) (string, error) {
+		switch token := r.Header.Get("X-Token"); token {
+		case "broken":
+			return "", errors.New("broken")
+		case "none":
+			return "", phantom.ErrNoToken
+		default:
+			return token, nil
+		}
+	}))
+	for token, want := range map[string]string{
+		"alice": "alice", "": "alice", "none": "alice",
+		"bob": "bob", "revoked": code401T, "broken": code400R, "not a b64token": code400R,
+	} {
+		for how, inner := range map[string]func(*http.Request) *http.Request{
+			"a new request": func(r *http.Request) *http.Request { return get().WithContext(r.Context()) },
+			"a clone":       func(r *http.Request) *http.Request { return r.Clone(r.Context()) },
+		} {
+			got := ""
+			outer := m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				r = inner(r)
+				r.Header.Set("X-Token", token)
+				next := &spy{}
+				if got = as.outcome(serve(m.Handler(next), r), next, 0); got == codeOK {
+					got = next.tokens[0].Subject()
+				}
+				tok, err := m.Authenticate(r)
+				if err == nil && tok.Subject() != want || err != nil && codeOf(tok, err) != want {
+					t.Errorf("%s with %q: Authenticate: %v", how, token, err)
+				}
+			}))
+			r := get()
+			r.Header.Set("X-Token", "alice")
+			if serve(outer, r); got != want {
+				t.Errorf("%s with %q: %s, want %s", how, token, got, want)
+			}
+		}
 	}
 }
 

@@ -94,16 +94,12 @@ func New(opts ...Option) (*Middleware, error) {
 	return m, nil
 }
 
-func fixedURL(url string) func(context.Context) (string, error) {
-	return func(context.Context) (string, error) { return url, nil }
-}
-
 // Handler returns a handler that requires a token and hands requests on to
 // next with the token's JWT in Authorization and the [Token] in the context.
 // The request that next gets is a shallow copy with a header map of its own.
 // It panics if m is nil or zero or next is nil.
 func (m *Middleware) Handler(next http.Handler) http.Handler {
-	return m.protect(next, m.required, nil)
+	return m.protect(next, (*Middleware).required, nil)
 }
 
 // Optional returns a handler that lets requests without any Authorization field
@@ -111,7 +107,7 @@ func (m *Middleware) Handler(next http.Handler) http.Handler {
 // included. A request that has the field must have a valid token, as with
 // Handler. The answers vary with Authorization, and say so.
 func (m *Middleware) Optional(next http.Handler) http.Handler {
-	protected := m.protect(next, m.optional, nil)
+	protected := m.protect(next, (*Middleware).optional, nil)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add("Vary", "Authorization")
 		protected.ServeHTTP(w, r)
@@ -136,11 +132,11 @@ func (m *Middleware) Require(requirements ...Requirement) func(http.Handler) htt
 			panic("phantom: Require: nil Requirement")
 		}
 	}
-	return func(next http.Handler) http.Handler { return m.protect(next, m.required, requirements) }
+	return func(next http.Handler) http.Handler { return m.protect(next, (*Middleware).required, requirements) }
 }
 
 // protect is the only place that calls next.
-func (m *Middleware) protect(next http.Handler, identify func(*http.Request) (*Token, bool, error), requirements []Requirement) http.Handler {
+func (m *Middleware) protect(next http.Handler, identify func(*Middleware, *http.Request) (*Token, bool, error), requirements []Requirement) http.Handler {
 	if m == nil || m.cache == nil {
 		panic("phantom: a Middleware that New did not make protects nothing")
 	}
@@ -158,42 +154,50 @@ func (m *Middleware) protect(next http.Handler, identify func(*http.Request) (*T
 	})
 }
 
-// admit decides on a request and returns the one to hand on. What panics on
-// the way admits nobody.
-func (m *Middleware) admit(r *http.Request, identify func(*http.Request) (*Token, bool, error), requirements []Requirement) (admitted *http.Request, rejected *Error) {
-	defer func() {
-		if p := recover(); p != nil || admitted == nil && rejected == nil { // a panic of nil, where that is permitted
-			admitted, rejected = nil, panicked(p)
-		}
-	}()
-	tok, hit, err := identify(r)
-	if err != nil {
-		return nil, asError(err, ReasonInternal, "")
+// admit decides on a request and returns the one to hand on.
+func (m *Middleware) admit(r *http.Request, identify func(*Middleware, *http.Request) (*Token, bool, error), requirements []Requirement) (admitted *http.Request, rejected *Error) {
+	decided := false
+	defer refusePanic(&decided, &rejected)
+	tok, hit, err := identify(m, r)
+	if err == nil && tok != nil {
+		err = m.permits(tok, requirements)
 	}
-	if tok == nil {
-		return r.WithContext(NewContext(r.Context(), nil)), nil
+	if err == nil {
+		m.log.admitted(r.Context(), tok, hit)
+		admitted = m.forward(r, tok)
+	} else {
+		rejected = asError(err, ReasonInternal, "")
 	}
+	decided = true
+	return admitted, rejected
+}
+
+// permits checks the requirements of the Middleware and those of the route.
+func (m *Middleware) permits(tok *Token, requirements []Requirement) error {
 	for _, set := range [2][]Requirement{m.requirements, requirements} {
 		for _, requirement := range set {
 			if err := requirement(tok); err != nil {
-				return nil, asError(err, ReasonScope, "requirement")
+				return asError(err, ReasonScope, "requirement")
 			}
 		}
 	}
-	m.log.admitted(r.Context(), tok, hit)
-	return m.forward(r, tok), nil
+	return nil
 }
 
 // required returns the request's token. One that an outer handler of this
 // Middleware verified is good for the inner ones too.
 func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error) {
-	if tok, ok := FromContext(r.Context()); ok && tok.owner == m && speaksFor(tok, r) {
+	if tok, ok := FromContext(r.Context()); ok && tok.owner == m && m.speaksFor(tok, r) {
 		if m.rules.expired(tok.expiry, time.Now()) {
 			return nil, false, refused("exp")
 		}
 		return tok, true, nil
 	}
-	return m.authenticate(r)
+	token, err := m.token(r)
+	if err != nil {
+		return nil, false, err
+	}
+	return m.verify(r.Context(), token)
 }
 
 // optional returns no token for a request that has no Authorization field at
@@ -220,41 +224,35 @@ func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error)
 // Authenticate extracts and verifies the request's token and writes nothing.
 // Behind a handler of m it returns the token that was verified there.
 // The error is an [*Error]. Requirements given to [WithRequirements] apply.
-func (m *Middleware) Authenticate(r *http.Request) (tok *Token, err error) {
-	return m.guarded(func() (*Token, bool, error) { return m.required(r) })
+func (m *Middleware) Authenticate(r *http.Request) (*Token, error) {
+	return m.authenticate(func() (*Token, bool, error) { return m.required(r) })
 }
 
 // Verify verifies an opaque token, for servers other than net/http's. The
 // error is an [*Error]. Requirements given to [WithRequirements] apply.
 func (m *Middleware) Verify(ctx context.Context, token string) (*Token, error) {
-	return m.guarded(func() (*Token, bool, error) { return m.verify(ctx, token) })
+	return m.authenticate(func() (*Token, bool, error) { return m.verify(ctx, token) })
 }
 
-// guarded gives both the same protection that requests have.
-func (m *Middleware) guarded(identify func() (*Token, bool, error)) (verified *Token, err error) {
-	defer func() {
-		if p := recover(); p != nil || verified == nil && err == nil {
-			verified, err = nil, panicked(p)
+// authenticate gives both the same protection that requests have.
+func (m *Middleware) authenticate(identify func() (*Token, bool, error)) (*Token, error) {
+	tok, rejected := func() (tok *Token, rejected *Error) {
+		decided := false
+		defer refusePanic(&decided, &rejected)
+		tok, _, err := identify()
+		if err == nil {
+			err = m.permits(tok, nil)
 		}
+		if err != nil {
+			rejected = asError(err, ReasonInternal, "")
+		}
+		decided = true
+		return tok, rejected
 	}()
-	tok, _, err := identify()
-	if err != nil {
-		return nil, asError(err, ReasonInternal, "")
-	}
-	for _, requirement := range m.requirements {
-		if err := requirement(tok); err != nil {
-			return nil, asError(err, ReasonScope, "requirement")
-		}
+	if rejected != nil {
+		return nil, rejected
 	}
 	return tok, nil
-}
-
-func (m *Middleware) authenticate(r *http.Request) (tok *Token, hit bool, err error) {
-	token, err := m.token(r)
-	if err != nil {
-		return nil, false, err
-	}
-	return m.verify(r.Context(), token)
 }
 
 // token extracts the request's opaque token.

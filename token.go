@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +26,7 @@ type Token struct { //nolint:recvcheck // String and Format are there for a copi
 	// in one piece: one pointer for the garbage collector in place of three.
 	text               string
 	headerEnd, subject uint32 // where the field and the subject end
-	fingerprint        uint32 // of the opaque token's digest, for logs
+	digest             digest // of the opaque token
 	common             unique.Handle[common]
 	owner              *Middleware
 	key                *signingKey // nil: a key of a caller's KeySet
@@ -47,10 +46,9 @@ func newToken(owner *Middleware, d digest, key *signingKey, jwt string, set *cla
 		common:    unique.Make(common{set.clientID, set.scope, strings.Join(set.audience, "\x00")}),
 		owner:     owner,
 		key:       key,
-		// Short enough to tell nothing, long enough to follow a token in a log.
-		fingerprint: binary.BigEndian.Uint32(d[:]),
-		expiry:      set.expiry,
-		issuedAt:    set.issuedAt,
+		digest:    d,
+		expiry:    set.expiry,
+		issuedAt:  set.issuedAt,
 	}
 	t.subject = t.headerEnd + uint32(len(set.subject))
 	if len(answer) > 0 {
