@@ -11,11 +11,12 @@ import (
 )
 
 // An ErrorHandler writes the answer to a rejected request. When it runs, the
-// challenge, Cache-Control and Retry-After are already in w's header, so that
-// it cannot lose them; it writes the status err.StatusCode() and a body. If it
-// writes a body only, that status is used; if it writes nothing, the default
-// answer is sent, so that a rejection never becomes an implicit 200. It must
-// not write anything that it took from the request's credentials.
+// challenge, Cache-Control and Retry-After are already in w's header, and those
+// that it removes are put back; it writes the status err.StatusCode() and a
+// body. That status is also used if it writes a body only, or a status that
+// calls the request a success, as [http.ServeFile] would: 2xx or 304. If it
+// writes nothing, the default answer is sent. It must not write anything that it
+// took from the request's credentials.
 type ErrorHandler func(w http.ResponseWriter, r *http.Request, err *Error)
 
 // rejecter renders rejections. It is the only writer of challenges.
@@ -33,7 +34,7 @@ func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error) (tol
 		writeProblem(w, r, e)
 		return e
 	}
-	guard := &answerGuard{ResponseWriter: w, status: e.StatusCode()}
+	guard := &answerGuard{ResponseWriter: w, status: e.StatusCode(), fields: w.Header().Clone()}
 	defer func() {
 		p := recover()
 		if !guard.answered && p != http.ErrAbortHandler {
@@ -169,16 +170,25 @@ func writeProblem(w http.ResponseWriter, r *http.Request, e *Error) {
 }
 
 // answerGuard is what an ErrorHandler writes to: it remembers whether anything
-// was written and supplies the status when only a body is.
+// was written, and sees to it that the answer is a rejection.
 type answerGuard struct {
 	http.ResponseWriter
 	status   int
+	fields   http.Header // as they were before the handler ran
 	answered bool
 }
 
 func (g *answerGuard) WriteHeader(status int) {
-	if status >= http.StatusOK {
+	if status >= http.StatusOK && !g.answered {
 		g.answered = true
+		if status < http.StatusMultipleChoices || status == http.StatusNotModified {
+			status = g.status
+		}
+		for _, name := range []string{"Www-Authenticate", "Cache-Control", "Retry-After"} {
+			if h := g.Header(); len(h[name]) == 0 && len(g.fields[name]) > 0 {
+				h[name] = g.fields[name]
+			}
+		}
 	}
 	g.ResponseWriter.WriteHeader(status)
 }

@@ -662,10 +662,28 @@ func TestErrorHandler(t *testing.T) {
 		}, 0, "go away\n",
 			http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "X-Content-Type-Options": {"nosniff"}}},
 		{"status of its own", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) { w.WriteHeader(418) }, 418, "", nil},
-		{"200 on purpose", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) {
+		{"200", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) {
 			w.WriteHeader(200)
 			io.WriteString(w, `{"errors":[]}`)
-		}, 200, `{"errors":[]}`, nil},
+		}, 0, `{"errors":[]}`, nil},
+		{"a page", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Header.Set("Range", "bytes=0-1")
+			http.ServeContent(w, r, "401.txt", time.Time{}, strings.NewReader("go away"))
+		}, 0, "go", http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "Accept-Ranges": {"bytes"}, "Content-Range": {"bytes 0-1/7"}}},
+		{"304", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) { w.WriteHeader(304) }, 0, "", nil},
+		{"a redirection", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) {
+			w.Header().Set("Location", "/login")
+			w.WriteHeader(303)
+		}, 303, "", http.Header{"Location": {"/login"}}},
+		{"header lost", func(w http.ResponseWriter, _ *http.Request, e *phantom.Error) {
+			clear(w.Header())
+			w.WriteHeader(e.StatusCode())
+		}, 0, "", nil},
+		{"header lost, body only", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) {
+			clear(w.Header())
+			io.WriteString(w, "go away")
+		}, 0, "go away", nil},
 		{"two statuses", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) {
 			w.WriteHeader(418)
 			w.WriteHeader(200)
