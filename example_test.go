@@ -225,10 +225,15 @@ func ExampleMiddleware_Verify() {
 	// true
 }
 
-// goOIDC stands for a key set of another library: go-oidc's fits as it is.
-type goOIDC struct{ phantom.KeySet }
+// otherKeySet stands for the key set of another library. It has the one method
+// that go-oidc's RemoteKeySet has, which therefore fits as it is.
+type otherKeySet struct{ keys phantom.KeySet }
 
-// Keys from elsewhere: here the server's, held in code.
+func (s *otherKeySet) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
+	return s.keys.VerifySignature(ctx, jwt)
+}
+
+// Keys from elsewhere.
 func ExampleWithKeySet() {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -239,7 +244,7 @@ func ExampleWithKeySet() {
 		phantom.WithAudience("https://api.example.com"),
 		phantom.WithIntrospectionEndpoint("https://login.example.com/introspect"),
 		phantom.WithClientAuth(phantom.ClientSecretBasic("gateway", "not-in-code")),
-		phantom.WithKeySet(goOIDC{phantom.StaticKeys(key.Public())}),
+		phantom.WithKeySet(&otherKeySet{phantom.StaticKeys(key.Public())}),
 	)
 	fmt.Println(err)
 	// Output: <nil>

@@ -29,7 +29,8 @@ type Introspector interface {
 	Introspect(ctx context.Context, token string) (*Introspection, error)
 }
 
-// An Introspection is the authorization server's answer about one token.
+// An Introspection is the authorization server's answer about one token. It is
+// for an [Introspector] to return, not to print: it has the JWT in it.
 type Introspection struct {
 	// Active is the server's verdict. Nothing else is looked at if it is false.
 	Active bool

@@ -8,8 +8,11 @@ import (
 )
 
 // An Option configures a Middleware. It only records a value: [New] checks all
-// of them together. An option given twice counts as given last, except
-// [WithRequirements], which adds up.
+// of them together. For nil and empty arguments, and for whatever the comment
+// of an option calls refused, New returns a [*ConfigError] that names it. An
+// option given twice counts as given last, except [WithRequirements], which adds
+// up. Functions and interfaces given to an option are called by many goroutines
+// at once.
 type Option interface{ apply(c *config) }
 
 type option func(c *config)
@@ -128,9 +131,9 @@ func WithIntrospector(introspector Introspector) Option {
 }
 
 // WithJSONResponse asks the introspection endpoint for application/json, with
-// the JWT in the member of the given name, such as "phantom_token". Default:
-// application/jwt is asked for, and JSON with a member phantom_token or jwt is
-// understood as well.
+// the JWT in the member of the given name, such as "phantom_token"; "active" is
+// refused. Default: application/jwt is asked for, and JSON with a member
+// phantom_token or jwt is understood as well.
 func WithJSONResponse(member string) Option {
 	return with("WithJSONResponse", func(c *config) { c.member = member })
 }
@@ -219,7 +222,8 @@ func WithMaxInFlight(n int) Option {
 
 // WithHTTPClient sets the client for requests to the authorization server. It
 // is copied; in the copy redirects, cookies and the overall timeout are off. A
-// client without a transport gets the default one, which uses no proxy.
+// client without a transport gets the default one, which uses no proxy. A
+// transport of yours keeps its own bounds on connections and headers.
 func WithHTTPClient(client *http.Client) Option {
 	return with("WithHTTPClient", func(c *config) { c.client = client })
 }
@@ -228,13 +232,15 @@ func WithHTTPClient(client *http.Client) Option {
 // token without an error means that the request has none. An error that is not
 // an [*Error] and wraps none of this package's is a malformed request, status
 // 400. The token must be a b64token (RFC 6750 section 2.1). Next gets the JWT in
-// Authorization; the token stays where the extractor found it.
+// Authorization; the token stays where the extractor found it, and an inner
+// handler of the same Middleware looks for it again, so that an extractor is to
+// say of a request with nothing but the JWT that it has no token.
 func WithTokenExtractor(extract func(*http.Request) (string, error)) Option {
 	return with("WithTokenExtractor", func(c *config) { c.extractor = extract })
 }
 
-// WithErrorHandler replaces the application/problem+json answer to rejected
-// requests.
+// WithErrorHandler replaces the application/problem+json answer (RFC 9457) to
+// rejected requests. It cannot let one in.
 func WithErrorHandler(handler ErrorHandler) Option {
 	return with("WithErrorHandler", func(c *config) { c.errorHandler = handler })
 }
@@ -262,8 +268,9 @@ func WithRequirements(requirements ...Requirement) Option {
 
 // WithLogger sets where the Middleware logs. Default: nowhere. Requests are
 // logged at DEBUG, the client's faults at INFO, everything an operator must
-// know at WARN and ERROR, which is rate-limited. No line holds a token, a JWT
-// or a secret.
+// know at WARN and ERROR. What ends in a 5xx has one line in 10 s for each
+// cause; a JWT that a check refuses, at ERROR, has one each time. No line holds
+// a token, a JWT or a secret.
 func WithLogger(logger *slog.Logger) Option {
 	return with("WithLogger", func(c *config) { c.logger = logger })
 }

@@ -104,8 +104,10 @@ func (m *Middleware) Handler(next http.Handler) http.Handler {
 
 // Optional returns a handler that lets requests without any Authorization field
 // pass as anonymous ones, without a [Token] in their context, an inherited one
-// included. A request that has the field must have a valid token, as with
-// Handler. The answers vary with Authorization, and say so.
+// included; with [WithTokenExtractor], those in which the extractor finds no
+// token either. Any other request must have a valid token, as with Handler. The
+// answers vary with Authorization, and say so (RFC 9110 section 12.5.5); what
+// else an extractor looks at is for the caller to say.
 func (m *Middleware) Optional(next http.Handler) http.Handler {
 	protected := m.protect(next, (*Middleware).optional, nil)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -116,7 +118,8 @@ func (m *Middleware) Optional(next http.Handler) http.Handler {
 
 // RequireScopes returns a wrapper of handlers that requires a token with all of
 // the scopes. It authenticates by itself unless an outer handler of m has done
-// so. It panics if there are no scopes.
+// so. It panics if there are no scopes or one is not a scope-token (RFC 6749
+// section 3.3).
 func (m *Middleware) RequireScopes(scopes ...string) func(http.Handler) http.Handler {
 	return m.Require(AllScopes(scopes...))
 }
@@ -124,7 +127,7 @@ func (m *Middleware) RequireScopes(scopes ...string) func(http.Handler) http.Han
 // Require returns a wrapper of handlers that requires a token that meets all of
 // the requirements. It authenticates by itself unless an outer handler of m
 // has done so, so that there is no order of wrapping that lets a request pass
-// unchecked. It panics if a requirement is nil.
+// unchecked. Without requirements it is Handler. It panics if one is nil.
 func (m *Middleware) Require(requirements ...Requirement) func(http.Handler) http.Handler {
 	requirements = slices.Clone(requirements)
 	for _, r := range requirements {

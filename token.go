@@ -17,7 +17,8 @@ import (
 
 // A Token is a verified JWT: its signature, issuer, audience, times and type
 // were checked before anyone got hold of it. It is immutable and safe for
-// concurrent use; what its methods return is a copy or cannot be changed.
+// concurrent use; what its methods return is a copy or cannot be changed. Only a
+// Middleware makes one: the zero Token is of no use.
 //
 // A Token prints as a fixed text, so that it cannot end up in a log by
 // accident.
@@ -189,7 +190,8 @@ type contextKey struct{}
 
 // NewContext returns a context that carries the token, for tests of handlers
 // and for servers other than net/http's. A nil token hides one that ctx
-// carries.
+// carries. Handlers of the Middleware that verified the token take it from the
+// context, until it expires, for a request that brings no other.
 func NewContext(ctx context.Context, tok *Token) context.Context {
 	return context.WithValue(ctx, contextKey{}, tok)
 }
