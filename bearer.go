@@ -13,9 +13,9 @@ const maxTokenSize = 8 << 10
 // middleware can put any key into the map.
 func authorization(h http.Header) []string {
 	values := h["Authorization"]
-	for name, v := range h {
+	for name := range h {
 		if len(name) == len("Authorization") && name != "Authorization" && isAuthorization(name) {
-			values = append(values[:len(values):len(values)], v...)
+			values = append(values[:len(values):len(values)], h[name]...)
 		}
 	}
 	return values

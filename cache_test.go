@@ -150,7 +150,7 @@ func TestCacheLifetime(t *testing.T) {
 		"max-age, larger":             {answer{300, none, 3600}, 60, 60},
 		"max-age 0":                   {answer{300, none, 0}, 60, 0},
 		"exp has passed, in leeway":   {answer{-5, none, none}, 60, 0},
-		"the answer's exp has passed": {answer{300, -5, none}, 60, 0},
+		"the answer's exp ends first": {answer{300, 5, none}, 60, 5},
 		"all at once":                 {answer{30, 25, 20}, 60, 20},
 		"far beyond what fits":        {answer{1e9, none, none}, 60, 60},
 		"the end of the calendar":     {answer{2e11, 2e11, none}, 60, 60},

@@ -24,10 +24,24 @@ type claimSet struct {
 	expiry, issuedAt             int64 // seconds; issuedAt is 0 when absent
 }
 
-// registered are the claims that are given a meaning here. A JSON reader that
-// folds case, such as encoding/json, would take "SUB" for "sub": what handlers
-// decode must not differ from what was checked.
-var registered = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "scope", "cnf", "act", "token_use"}
+// registered are the claims that are given a meaning here.
+var registered = []string{
+	"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "scope", "cnf", "act", "token_use", "token_usage", "token_type",
+}
+
+// ambiguous returns the claim of which there is another spelling, if any. A JSON
+// reader that folds case, such as encoding/json, would take "SUB" for "sub":
+// what handlers decode must not differ from what was checked.
+func ambiguous(claims jose.Object) string {
+	for name := range claims.All() {
+		for _, r := range registered {
+			if len(name) >= len(r) && name != r && strings.EqualFold(name, r) {
+				return r
+			}
+		}
+	}
+	return ""
+}
 
 // checkHeader applies what can be judged before any key is looked at: the
 // configured algorithms and the type of the JWT. Types are compared without
@@ -58,12 +72,8 @@ func refused(check string) *Error { return rejection(ReasonJWTRejected, check) }
 // it to be no more than a few minutes.
 func (c *claimRules) check(msg *jose.Message, now time.Time) (*claimSet, *Error) {
 	claims := msg.Claims
-	for name := range claims.All() {
-		for _, r := range registered {
-			if len(name) >= len(r) && name != r && strings.EqualFold(name, r) {
-				return nil, refused("ambiguous " + r)
-			}
-		}
+	if name := ambiguous(claims); name != "" {
+		return nil, refused("ambiguous " + name)
 	}
 	set := &claimSet{}
 	if iss, ok := claims.Get("iss").Text(); !ok || iss != c.issuer {
@@ -207,7 +217,8 @@ func otherKind(msg *jose.Message) string {
 // section 2.2) with the JWT that came with them. The server may have called a
 // refresh token active, or sent somebody else's JWT.
 func (c *claimRules) checkAnswer(answer *Introspection, set *claimSet, now time.Time) *Error {
-	if !answer.Expiry.IsZero() && c.expired(answer.Expiry.Unix(), now) {
+	// Without leeway: the server has just called the token active.
+	if !answer.Expiry.IsZero() && !now.Before(answer.Expiry) {
 		return refused("introspection exp")
 	}
 	if len(answer.Claims) == 0 {
@@ -216,6 +227,9 @@ func (c *claimRules) checkAnswer(answer *Introspection, set *claimSet, now time.
 	members, err := jose.ParseObject(answer.Claims)
 	if err != nil {
 		return rejection(ReasonProtocol, "introspection claims: not strict JSON")
+	}
+	if name := ambiguous(members); name != "" {
+		return protocolFault("introspection claims: ambiguous " + name)
 	}
 	if e := checkKind(members); e != nil {
 		return e

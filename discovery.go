@@ -47,8 +47,12 @@ func newDiscovery(issuer string, insecure bool, timeout time.Duration, client *h
 		if fault != "" {
 			return nil, 0, protocolFault("metadata: " + fault)
 		}
-		if old != nil && d.pinned.Load() && !sameHost(old.introspectionEndpoint, found.introspectionEndpoint) {
+		switch {
+		case old == nil:
+		case d.pinned.Load() && !sameHost(old.introspectionEndpoint, found.introspectionEndpoint):
 			return nil, 0, protocolFault("metadata: the introspection endpoint moved to another host")
+		case old.jwksURL != "" && found.jwksURL == "":
+			return nil, 0, protocolFault("metadata: the jwks_uri is gone")
 		}
 		return found, maxAge, nil
 	}
@@ -107,7 +111,7 @@ func readMetadata(body []byte, issuer string, insecure bool) (found *metadata, f
 		return nil, "issuer differs from the configured one"
 	}
 	// Plain http on the loopback interface is for an issuer that is there itself.
-	https := !insecure && strings.HasPrefix(issuer, "https:")
+	https := !insecure && strings.HasPrefix(strings.ToLower(issuer), "https:")
 	found = &metadata{}
 	for _, endpoint := range []struct {
 		name string

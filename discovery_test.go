@@ -690,7 +690,7 @@ func TestWhatIsToBlame(t *testing.T) {
 		detail   string
 	}{
 		{"key set down", answer(200, "application/json", metadataOf(issuer, nil)), answer(500, "", ""), code503A, phantom.ReasonKeysUnavailable, "key set: status 500"},
-		{"key set too large", answer(200, "application/json", metadataOf(issuer, nil)), answer(200, "application/json", strings.Repeat(" ", 1<<20)), code503A, phantom.ReasonKeysUnavailable, "key set: answer larger than 524288 bytes"},
+		{"key set too large", answer(200, "application/json", metadataOf(issuer, nil)), answer(200, "application/json", strings.Repeat(" ", 1<<20)), code503A, phantom.ReasonKeysUnavailable, "key set: answer larger than 262144 bytes"},
 		{"metadata down", answer(500, "", ""), nil, code503A, phantom.ReasonKeysUnavailable, "metadata: status 500"},
 		{"metadata wrong", answer(200, "application/json", metadataOf("https://evil.test", nil)), nil, code502A, phantom.ReasonProtocol, "metadata: issuer differs from the configured one"},
 	} {

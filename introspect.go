@@ -234,8 +234,12 @@ func (c *introspectionClient) readJSON(answer *Introspection, body []byte) (*Int
 			others[name] = v.Raw()
 		}
 	}
-	if answer.Claims, err = json.Marshal(others); err != nil {
+	var claims bytes.Buffer
+	enc := json.NewEncoder(&claims)
+	enc.SetEscapeHTML(false) // or some bytes would take six times their room
+	if enc.Encode(others) != nil {
 		return nil, protocolFault("not strict JSON")
 	}
+	answer.Claims = bytes.TrimSuffix(claims.Bytes(), []byte("\n"))
 	return answer, nil
 }

@@ -25,6 +25,10 @@ import (
 // passed the strict parser and the list of algorithms before, and the payload
 // returned must be the one that was parsed.
 //
+// go-oidc's RemoteKeySet says of some outages, such as a status 500, no more than
+// that there was an error, so that they are refusals here too: for keys behind a
+// URL, [WithJWKSURL] tells them apart.
+//
 // A KeySet must be safe for concurrent use.
 type KeySet interface {
 	VerifySignature(ctx context.Context, jwt string) (payload []byte, err error)
@@ -119,7 +123,7 @@ func asRefused(err error) *Error {
 type remoteKeys struct{ remote[keyList] }
 
 // maxKeySetSize bounds the key set's document, in bytes.
-const maxKeySetSize = 512 << 10
+const maxKeySetSize = 256 << 10
 
 func newRemoteKeys(timeout time.Duration, client *http.Client, url func(context.Context) (string, error), log *eventLog) *remoteKeys {
 	k := &remoteKeys{}

@@ -468,7 +468,7 @@ func (w *model) checkRejection(req *modelRequest) {
 		w.counts.refused.Add(1)
 		because = func(l *modelLookup) bool {
 			unknown := l.key != nil && (!l.key.left.IsZero() || w.fetched.seq < l.key.published.seq)
-			return l.active && w.awaited(l, req, now) && (unknown || !now.Before(l.token.exp.Add(w.leeway)))
+			return l.active && w.awaited(l, req, now) && (unknown || !now.Before(l.token.exp.Add(w.leeway)) || !now.Before(l.expiry))
 		}
 	case phantom.ReasonProtocol:
 		w.counts.unusable.Add(1)

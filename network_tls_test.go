@@ -125,23 +125,26 @@ func TestN266UntrustedServer(t *testing.T) {
 		config      *tls.Config
 		change      func(*tls.Config)
 		connections int64
+		fault       string
 	}{
-		{"N266 expired", serverTLS(testCA.issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })), nil, 1},
-		{"N266 not yet valid", serverTLS(testCA.issue(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) })), nil, 1},
-		{"N266 wrong host", serverTLS(testCA.issue(func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"other.example.test"} })), nil, 1},
-		{"N266 another address", serverTLS(testCA.issue(func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 2)} })), nil, 1},
-		{"N266 the host in the common name only", serverTLS(testCA.issue(func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, nil })), nil, 1},
-		{"N266 self-signed", serverTLS(selfSigned()), nil, 1},
-		{"N266 unknown authority", serverTLS(otherCA.issue(nil)), nil, 1},
+		{"N266 expired", serverTLS(testCA.issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })), nil, 1, ": certificate expired or not yet valid"},
+		{"N266 not yet valid", serverTLS(testCA.issue(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) })), nil, 1, ": certificate expired or not yet valid"},
+		{"N266 wrong host", serverTLS(testCA.issue(func(c *x509.Certificate) {
+			c.IPAddresses, c.DNSNames = nil, []string{"other.example.test\nlevel=INFO msg=forged"}
+		})), nil, 1, ": certificate for another host"},
+		{"N266 another address", serverTLS(testCA.issue(func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 2)} })), nil, 1, ": certificate for another host"},
+		{"N266 the host in the common name only", serverTLS(testCA.issue(func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, nil })), nil, 1, ": certificate for another host"},
+		{"N266 self-signed", serverTLS(selfSigned()), nil, 1, ": certificate of an unknown authority"},
+		{"N266 unknown authority", serverTLS(otherCA.issue(nil)), nil, 1, ": certificate of an unknown authority"},
 		{"N266 for clients only", serverTLS(testCA.issue(func(c *x509.Certificate) {
 			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-		})), nil, 1},
-		{"N266 TLS 1.1 only", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }, 2},
-		{"N266 TLS 1.0 only", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS10 }, 2},
-		{"N266 demands a certificate", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, 2},
+		})), nil, 1, ": certificate not valid"},
+		{"N266 TLS 1.1 only", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }, 2, ""},
+		{"N266 TLS 1.0 only", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS10 }, 2, ""},
+		{"N266 demands a certificate", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, 2, ""},
 		{"N266 demands a certificate, TLS 1.2", serverTLS(testCA.issue(nil)), func(c *tls.Config) {
 			c.ClientAuth, c.MaxVersion = tls.RequireAnyClientCert, tls.VersionTLS12
-		}, 2},
+		}, 2, ""},
 	} {
 		for client, options := range map[string][]phantom.Option{
 			"own transport":     nil,
@@ -169,12 +172,20 @@ func TestN266UntrustedServer(t *testing.T) {
 				if n := s.opened.Load(); n > c.connections {
 					t.Errorf("%d connections", n)
 				}
-				if as.logged("ERROR", "reason=as_unavailable issuer=https://as.test detail=TLS\n") != 1 {
+				if as.logged("ERROR", "reason=as_unavailable issuer=https://as.test detail="+quoted("TLS"+c.fault)+"\n") != 1 {
 					t.Errorf("log:\n%s", as.logs.String())
 				}
 			})
 		}
 	}
+}
+
+// quoted is how slog writes a text.
+func quoted(text string) string {
+	if strings.Contains(text, " ") {
+		return strconv.Quote(text)
+	}
+	return text
 }
 
 // A private authority is trusted by the transport that was told so, alone.

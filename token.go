@@ -150,7 +150,7 @@ var errNoMembers = errors.New("phantom: the introspection answer has no JSON mem
 func decodeJSON(data []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
-	if err := dec.Decode(v); err != nil && err != io.EOF {
+	if err := dec.Decode(v); err != nil {
 		return fmt.Errorf("phantom: claims: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package phantom
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -121,7 +122,9 @@ func connectionFault(err error) string {
 	switch {
 	case errors.As(err, &dns):
 		return "name resolution"
-	case isUntrusted(err), errors.As(err, &record),
+	case isUntrusted(err):
+		return "TLS: " + certificateFault(err)
+	case errors.As(err, &record),
 		errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // an alert
 		return "TLS"
 	case isTimeout(err):
@@ -132,17 +135,33 @@ func connectionFault(err error) string {
 	return "connection"
 }
 
-// safeCause keeps of a transport's error only what cannot quote a URL or the
-// bytes of an answer.
+// certificateFault says what is wrong with the server's certificate, and nothing
+// of what is written in it.
+func certificateFault(err error) string {
+	var (
+		host      x509.HostnameError
+		authority x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
+	)
+	switch {
+	case errors.As(err, &host):
+		return "certificate for another host"
+	case errors.As(err, &authority):
+		return "certificate of an unknown authority"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "certificate expired or not yet valid"
+	}
+	return "certificate not valid"
+}
+
+// safeCause keeps of a transport's error only what cannot quote a URL, the
+// bytes of an answer or a certificate.
 func safeCause(err error) error {
 	var (
 		dns *net.DNSError
 		op  *net.OpError
-		bad *tls.CertificateVerificationError
 	)
 	switch {
-	case errors.As(err, &bad):
-		return bad
 	case errors.As(err, &dns):
 		return dns
 	case errors.As(err, &op):

@@ -19,8 +19,8 @@ import (
 // MaxKeys is the largest number of JWKs in one set.
 const MaxKeys = 100
 
-// ErrPrivateKey marks a JWK that was dropped because it publishes private or symmetric
-// key material. Its owner must replace the key.
+// ErrPrivateKey marks a JWK that was dropped because it publishes private key material.
+// Its owner must replace the key.
 var ErrPrivateKey = errors.New("JWK with private key material")
 
 // kindOf maps each algorithm to the one kind of key that it takes (RFC 7518 section
@@ -172,13 +172,13 @@ func parseKey(entry Value) (key *Key, err error) {
 	if !slices.Contains([]string{"RSA", "EC", "OKP", "oct"}, kty) {
 		return nil, nil
 	}
+	if kty == "oct" {
+		return nil, errors.New("symmetric key")
+	}
 	for _, name := range [...]string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"} {
 		if o.Get(name).Exists() {
 			return nil, ErrPrivateKey
 		}
-	}
-	if kty == "oct" {
-		return nil, errors.New("symmetric key")
 	}
 	alg, eligible, err := usage(o)
 	if err != nil || !eligible {
