@@ -26,29 +26,45 @@ var errAskedToWait = errors.New("asked to wait")
 // time until the server is back.
 type breaker struct {
 	clock
-	slots  chan struct{}
-	queued atomic.Int64
+	timeout time.Duration // of a lookup
+	slots   chan struct{}
+	handed  chan struct{}   // a place that goes to a known token, before others
+	queued  [2]atomic.Int64 // for unknown tokens and for known ones
+	took    atomic.Int64    // the latest answer, in ns
 
 	mu       sync.Mutex
 	failures int     // in a row
-	open     bool    // refusing
-	until    instant // no probe before
-	probing  bool    // one is under way
+	open     bool    // one probe at a time
+	next     instant // no probe before
+	asked    instant // no lookup before: the server asked to wait
 }
 
-func newBreaker(inFlight int) *breaker {
-	return &breaker{clock: newClock(), slots: make(chan struct{}, inFlight)}
+func newBreaker(inFlight int, timeout time.Duration) *breaker {
+	return &breaker{
+		clock: newClock(), timeout: timeout,
+		slots: make(chan struct{}, inFlight), handed: make(chan struct{}),
+	}
 }
 
-// do runs one lookup.
-func (b *breaker) do(ctx context.Context, lookup func(context.Context) (*Introspection, error)) (*Introspection, error) {
+// do runs one lookup, of a token that is known to have been good or of another.
+func (b *breaker) do(ctx context.Context, known bool, lookup func(context.Context) (*Introspection, error)) (*Introspection, error) {
 	if _, err := b.admit(false); err != nil {
 		return nil, err
 	}
-	if err := b.enter(ctx); err != nil {
+	came := b.now()
+	if err := b.enter(ctx, known); err != nil {
 		return nil, err
 	}
-	defer func() { <-b.slots }()
+	defer b.leave()
+	began := b.now()
+	waited, left := time.Duration(began.mono-came.mono), b.timeout
+	if deadline, ok := ctx.Deadline(); ok {
+		left = time.Until(deadline)
+	}
+	if left <= 0 || waited > 0 && left/2 < time.Duration(b.took.Load()) {
+		// It would hardly be answered, and keep others from it.
+		return nil, rejection(ReasonUnavailable, "no place in time")
+	}
 	// The wait may have been long enough for the server to fail.
 	probe, err := b.admit(true)
 	if err != nil {
@@ -61,76 +77,104 @@ func (b *breaker) do(ctx context.Context, lookup func(context.Context) (*Introsp
 		}
 	}()
 	answer, err := lookup(ctx)
-	var e *Error
-	outage := err != nil && asError(err, ReasonUnavailable, "").StatusCode() == kinds[ReasonUnavailable].status
-	wait := time.Duration(0)
-	if errors.Is(err, errAskedToWait) && errors.As(err, &e) {
-		wait = e.RetryAfter
-	}
 	settled = true
-	b.settle(probe, !outage, wait)
+	var e *Error
+	switch outage := err != nil && asError(err, ReasonUnavailable, "").StatusCode() == kinds[ReasonUnavailable].status; {
+	case !outage:
+		b.took.Store(b.now().mono - began.mono)
+		b.settle(probe, true, 0)
+	case !probe && waited > left && ctx.Err() != nil:
+		// It had too little time left to tell anything of the server.
+	case errors.As(err, &e) && (errors.Is(err, errAskedToWait) || e.RetryAfter > retryAfterDefault):
+		b.settle(probe, false, min(e.RetryAfter, httpcache.MaxRetryAfter))
+	default:
+		b.settle(probe, false, 0)
+	}
 	return answer, err
 }
 
-// enter takes a place, or waits for one in the bounded queue.
-func (b *breaker) enter(ctx context.Context) error {
+// enter takes a place, or waits for one in a bounded queue. Tokens that are
+// known to have been good have a queue of their own, which is served first:
+// junk does not keep them waiting.
+func (b *breaker) enter(ctx context.Context, known bool) error {
 	select {
 	case b.slots <- struct{}{}:
 		return nil
 	default:
 	}
-	if b.queued.Add(1) > int64(queuePerSlot*cap(b.slots)) {
-		b.queued.Add(-1)
+	queued, handed := &b.queued[0], (chan struct{})(nil)
+	if known {
+		queued, handed = &b.queued[1], b.handed
+	}
+	defer queued.Add(-1)
+	if queued.Add(1) > int64(queuePerSlot*cap(b.slots)) {
 		return rejection(ReasonUnavailable, "too many lookups waiting")
 	}
-	defer b.queued.Add(-1)
 	select {
 	case b.slots <- struct{}{}:
+		return nil
+	case <-handed:
 		return nil
 	case <-ctx.Done():
 		return rejectionOf(ReasonUnavailable, "no place in time", ctx.Err())
 	}
 }
 
-// admit refuses while the breaker is open, but for one probe at a time; to
-// begin is to be that probe.
+// leave gives the place away.
+func (b *breaker) leave() {
+	select {
+	case b.handed <- struct{}{}:
+	default:
+		<-b.slots
+	}
+}
+
+// admit refuses while the breaker is open, but for one probe at a time, and
+// while the server wants to be left alone; to begin is to be that probe.
 func (b *breaker) admit(begin bool) (probe bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.open {
-		return false, nil
-	}
 	now := b.now()
-	if b.probing || !now.reached(b.until) {
+	wait := time.Duration(0)
+	if !now.reached(b.asked) {
+		wait = now.until(b.asked)
+	}
+	if b.open && !now.reached(b.next) {
+		wait = max(wait, now.until(b.next))
+	}
+	if wait > 0 {
 		e := rejection(ReasonUnavailable, "breaker open")
-		e.RetryAfter = min(max(now.until(b.until), time.Second), httpcache.MaxRetryAfter)
+		e.RetryAfter = min(max(wait, time.Second), httpcache.MaxRetryAfter)
 		return false, e
 	}
-	b.probing = begin
-	return begin, nil
+	if !b.open || !begin {
+		return false, nil
+	}
+	b.next = now.add(b.timeout + probeInterval) // also if it never ends
+	return true, nil
 }
 
 // settle takes note of how a lookup ended; wait is what the server asked for.
 func (b *breaker) settle(probe, answered bool, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if probe {
-		b.probing = false
-	}
 	if answered {
-		// A late success of a lookup from before says nothing of the server
-		// now, and one that asked to wait is not hurried.
+		// A late success of a lookup from before says nothing of the server now.
 		if probe || !b.open {
 			b.failures, b.open = 0, false
 		}
 		return
 	}
+	now := b.now()
+	// A shorter wait, told to another lookup, does not undo a longer one.
+	if until := now.add(wait); wait > 0 && until.reached(b.asked) {
+		b.asked = until
+	}
 	b.failures++
 	if wait == 0 && !b.open && b.failures < breakerThreshold {
 		return
 	}
-	// A shorter wait, told to another lookup, does not undo a longer one.
-	if until := b.now().add(max(wait, probeInterval)); !b.open || probe || wait > 0 && until.reached(b.until) {
-		b.open, b.until = true, until
+	if !b.open || probe {
+		b.open, b.next = true, now.add(probeInterval)
 	}
 }

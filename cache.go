@@ -53,7 +53,8 @@ type shard struct {
 func (s *shard) verified() *simplelru.LRU[digest, entry]   { return s.positive }
 func (s *shard) inactive() *simplelru.LRU[digest, instant] { return s.negative }
 
-// An entry is a verified token, ready to serve.
+// An entry is a verified token, ready to serve. One that is over stays without
+// the token: its next lookup goes before those of tokens that nobody knows.
 type entry struct {
 	token     *Token
 	fresh     instant // serves until then
@@ -129,6 +130,7 @@ func (c *cache) stripe(d digest) *atomic.Uint32 {
 // A finding is what the cache knows of a token.
 type finding struct {
 	token    *Token // nil: nothing
+	known    bool   // there is or was an entry
 	inactive bool
 	refresh  bool // the caller is the one to refresh the entry ahead of its end
 	stale    bool // the entry is past its life: to be served only in an outage
@@ -142,7 +144,8 @@ func (c *cache) get(d digest, now instant) finding {
 	s := c.shard(d)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e, ok := s.positive.Get(d); ok {
+	e, known := s.positive.Get(d)
+	if known && e.token != nil {
 		switch {
 		case e.token.key.isRetired():
 		case !now.reached(e.fresh):
@@ -151,12 +154,11 @@ func (c *cache) get(d digest, now instant) finding {
 				e.refreshAt = math.MaxInt64 // once
 				s.positive.Add(d, e)
 			}
-			return finding{token: e.token, refresh: refresh}
+			return finding{token: e.token, known: true, refresh: refresh}
 		case !now.reached(e.expiry) && !now.reached(e.fresh.add(c.stale)):
-			return finding{token: e.token, stale: true}
+			return finding{token: e.token, known: true, stale: true}
 		}
-		s.positive.Remove(d)
-		c.positive.count.Add(-1)
+		s.positive.Add(d, entry{expiry: e.expiry})
 	}
 	if until, ok := s.negative.Get(d); ok {
 		if !now.reached(until) {
@@ -165,7 +167,7 @@ func (c *cache) get(d digest, now instant) finding {
 		s.negative.Remove(d)
 		c.negative.count.Add(-1)
 	}
-	return finding{}
+	return finding{known: known}
 }
 
 // add remembers a verified token until the earliest of the maximal lifetime
@@ -187,19 +189,24 @@ func (c *cache) add(d digest, generation uint64, token *Token, asked instant, an
 		c.remove(d)
 		return
 	}
-	// Up to an eighth less, so that a crowd does not expire at once.
-	ttl -= time.Duration(mathrand.Int64N(int64(ttl)/8 + 1))
-	e := entry{token: token, fresh: asked.add(ttl), refreshAt: math.MaxInt64, expiry: asked.add(left)}
-	if c.refreshAhead > 0 {
-		e.refreshAt = asked.add(time.Duration(float64(ttl) * c.refreshAhead)).mono
-	}
+	e := entry{token: token, refreshAt: math.MaxInt64, expiry: asked.add(left)}
 	s := c.shard(d)
 	s.mu.Lock()
 	stored := generation == c.generation(d)
 	if stored {
-		if !s.positive.Contains(d) {
+		before, known := s.positive.Peek(d)
+		if !known {
 			c.positive.count.Add(1)
 		}
+		// What only comes nearer to its expiry with each lookup is left to it.
+		if !known || ttl < left || e.expiry.wall > before.expiry.wall {
+			// Up to an eighth less, so that a crowd does not expire at once.
+			ttl -= time.Duration(mathrand.Int64N(int64(ttl)/8 + 1))
+			if c.refreshAhead > 0 {
+				e.refreshAt = asked.add(time.Duration(float64(ttl) * c.refreshAhead)).mono
+			}
+		}
+		e.fresh = asked.add(ttl)
 		s.positive.Add(d, e)
 		if s.negative.Remove(d) {
 			c.negative.count.Add(-1)

@@ -27,7 +27,7 @@ type discovery struct {
 	pinned atomic.Bool // credentials go to the introspection endpoint, and must not follow it elsewhere
 }
 
-func newDiscovery(issuer string, insecure bool, timeout time.Duration, client *http.Client, log *eventLog) *discovery {
+func newDiscovery(issuer string, insecure bool, timeout time.Duration, client *transport, log *eventLog) *discovery {
 	d := &discovery{}
 	d.clock = newClock()
 	d.flights.timeout = timeout
@@ -61,9 +61,9 @@ func newDiscovery(issuer string, insecure bool, timeout time.Duration, client *h
 
 // getMetadata tries the well-known URLs of the issuer in turn, until one does
 // not answer 404 or the like.
-func getMetadata(ctx context.Context, client *http.Client, issuer string) (body []byte, maxAge time.Duration, err error) {
+func getMetadata(ctx context.Context, client *transport, issuer string) (body []byte, maxAge time.Duration, err error) {
 	for _, target := range wellKnown(issuer) {
-		body, maxAge, err = getDocument(ctx, client, target, typeJSON, maxMetadataSize)
+		body, maxAge, err = client.getDocument(ctx, target, typeJSON, maxMetadataSize)
 		var status *statusError
 		if errors.As(err, &status) && status.status >= 400 && status.status < 500 && status.status != http.StatusTooManyRequests {
 			err = protocolFault("metadata: " + status.Error())

@@ -74,8 +74,8 @@ func panicked(p any) *Error {
 
 // refusePanic is to be deferred: what panics on the way to a decision, with nil
 // too where that is permitted, admits nobody.
-func refusePanic(decided *bool, rejected **Error) {
+func refusePanic(decided *bool, err *error) {
 	if p := recover(); !*decided {
-		*rejected = panicked(p)
+		*err = panicked(p)
 	}
 }

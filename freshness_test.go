@@ -134,6 +134,41 @@ func watch(as *fakeAS, m *phantom.Middleware, d, step time.Duration) []string {
 	return seen
 }
 
+// TestC229HotTokenUpToItsExpiry: a token whose exp no lookup moves is not looked
+// up more and more often as it comes nearer.
+func TestC229HotTokenUpToItsExpiry(t *testing.T) {
+	for name, extra := range map[string][]phantom.Option{"refresh ahead": nil, "no refresh ahead": {phantom.WithRefreshAhead(0)}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				exp := start.Add(30 * time.Second)
+				answer := unsigned(map[string]any{"exp": exp.Unix()})
+				var mu sync.Mutex
+				var at []time.Duration
+				o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
+					mu.Lock()
+					at = append(at, time.Since(start))
+					mu.Unlock()
+					time.Sleep(5 * time.Millisecond)
+					if !time.Now().Before(exp) {
+						return inactive, nil
+					}
+					return answer, nil
+				}}
+				m := o.middleware(t, extra...)
+				for time.Since(start) < 32*time.Second {
+					go idOf(m, opaqueToken)
+					time.Sleep(time.Millisecond)
+				}
+				synctest.Wait()
+				if len(at) > 3 || at[len(at)-1] < 30*time.Second {
+					t.Errorf("asked at %v", at)
+				}
+			})
+		})
+	}
+}
+
 // A token in use by many is asked about once each time it grows old, and nobody
 // waits for it.
 func TestRefreshAheadOfAHotToken(t *testing.T) {

@@ -56,7 +56,7 @@ const (
 // introspectionClient is the Introspector of RFC 7662.
 type introspectionClient struct {
 	endpoint func(context.Context) (string, error)
-	client   *http.Client
+	client   *transport
 	auth     ClientAuth
 	member   string // of the JWT in a JSON answer; empty: application/jwt is asked for
 	strict   bool   // obey no-store and no-cache
@@ -85,7 +85,7 @@ func (c *introspectionClient) Introspect(ctx context.Context, token string) (*In
 	if err != nil {
 		return nil, err
 	}
-	resp, err := doWithRetry(ctx, c.client, func(ctx context.Context) (*http.Request, error) {
+	resp, err := c.client.send(ctx, func(ctx context.Context) (*http.Request, error) {
 		return c.request(ctx, endpoint, token)
 	})
 	if err != nil {

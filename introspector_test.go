@@ -91,7 +91,7 @@ func TestIntrospector(t *testing.T) {
 		"ErrUnavailable":                {nil, fmt.Errorf(text+": %w", phantom.ErrUnavailable), code503A, false},
 		"an Error, inactive":            {nil, &phantom.Error{Reason: phantom.ReasonInactive}, code401T, true},
 		"an Error, refused JWT":         {nil, &phantom.Error{Reason: phantom.ReasonJWTRejected}, code401T, false},
-		"an Error, unavailable":         {nil, &phantom.Error{Reason: phantom.ReasonUnavailable, RetryAfter: time.Hour}, code503A, false},
+		"an Error, unavailable":         {nil, &phantom.Error{Reason: phantom.ReasonUnavailable}, code503A, false},
 		"plain error":                   {nil, errors.New(text), code503A, false},
 		"deadline":                      {nil, context.DeadlineExceeded, code503A, false},
 		"cancelled":                     {nil, fmt.Errorf(text+": %w", context.Canceled), code503A, false},
@@ -308,4 +308,28 @@ func TestIntrospectorExcludes(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
+}
+
+// An Introspector can ask for a pause as a server does with Retry-After.
+func TestIntrospectorThatAsksToWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &introspector{ask: func(context.Context, string) (*phantom.Introspection, error) {
+			return nil, &phantom.Error{Reason: phantom.ReasonUnavailable, RetryAfter: 7 * time.Second}
+		}}
+		as := newAS(t)
+		m := introspected(as, i)
+		for range 7 {
+			if got := as.try(m, "token-of-alice"); got != code503A {
+				t.Error(got)
+			}
+			time.Sleep(999 * time.Millisecond)
+		}
+		if got := i.calls.Load(); got != 1 {
+			t.Errorf("asked %d times in 7 s", got)
+		}
+		time.Sleep(time.Second)
+		if as.try(m, "token-of-alice"); i.calls.Load() != 2 {
+			t.Errorf("asked %d times after 7 s", i.calls.Load())
+		}
+	})
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -125,7 +124,7 @@ type remoteKeys struct{ remote[keyList] }
 // maxKeySetSize bounds the key set's document, in bytes.
 const maxKeySetSize = 256 << 10
 
-func newRemoteKeys(timeout time.Duration, client *http.Client, url func(context.Context) (string, error), log *eventLog) *remoteKeys {
+func newRemoteKeys(timeout time.Duration, client *transport, url func(context.Context) (string, error), log *eventLog) *remoteKeys {
 	k := &remoteKeys{}
 	k.clock = newClock()
 	k.flights.timeout = timeout
@@ -135,7 +134,7 @@ func newRemoteKeys(timeout time.Duration, client *http.Client, url func(context.
 		if err != nil {
 			return nil, 0, err
 		}
-		body, maxAge, err := getDocument(ctx, client, target, "application/jwk-set+json, application/json", maxKeySetSize)
+		body, maxAge, err := client.getDocument(ctx, target, "application/jwk-set+json, application/json", maxKeySetSize)
 		if err != nil {
 			return nil, 0, noKeySet(err)
 		}

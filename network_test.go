@@ -1131,6 +1131,51 @@ func TestN279SlowLookupsDelayNobody(t *testing.T) {
 	slow.Wait()
 }
 
+// A sharedTransport is the caller's, who may use it for other servers too.
+type sharedTransport struct {
+	http.RoundTripper
+	closed atomic.Int64
+}
+
+func (s *sharedTransport) CloseIdleConnections() { s.closed.Add(1) }
+
+// Lookups that take too long among others that are answered say nothing of the
+// connections of these. When nothing is answered, the idle ones are given up.
+func TestN279SlowLookupsKeepConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		slow := wait(10*time.Second, answerJWT("late"))
+		as.introspect = func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.PostForm.Get("token"), "slow-") {
+				slow(w, r)
+				return
+			}
+			newToken(w, r)
+		}
+		shared := &sharedTransport{RoundTripper: as}
+		m := as.middleware(phantom.WithHTTPClient(&http.Client{Transport: shared}))
+		for i := range 1000 {
+			token := "fast-" + strconv.Itoa(i)
+			if i%100 == 0 {
+				token = "slow-" + strconv.Itoa(i)
+			}
+			go statusOf(m, token)
+			time.Sleep(5 * time.Millisecond)
+		}
+		if n := shared.closed.Load(); n != 0 {
+			t.Errorf("idle connections given up %d times", n)
+		}
+		time.Sleep(10 * time.Second)
+		before := shared.closed.Load()
+		got := statusOf(m, "slow-alone")
+		synctest.Wait()
+		if got != 503 || shared.closed.Load() == before {
+			t.Errorf("%d, idle connections kept although nothing is answered", got)
+		}
+		time.Sleep(10 * time.Second)
+	})
+}
+
 // An outage under 1,000 distinct tokens a second. It is in memory, so that a
 // minute is none.
 func TestN280Outage(t *testing.T) {

@@ -46,7 +46,7 @@ func New(opts ...Option) (*Middleware, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := newHTTPClient(c.client, c.maxInFlight)
+	client := newTransport(c.client, c.maxInFlight)
 	m := &Middleware{
 		rules: claimRules{
 			issuer:    c.issuer,
@@ -57,7 +57,7 @@ func New(opts ...Option) (*Middleware, error) {
 		},
 		introspector: c.introspector,
 		keys:         c.keySet,
-		breaker:      newBreaker(c.maxInFlight),
+		breaker:      newBreaker(c.maxInFlight, c.timeout),
 		extract:      c.extractor,
 		requirements: c.requirements,
 		rejecter:     rejecter{realm: c.realm, resourceMetadata: c.resourceMetadata, handler: c.errorHandler},
@@ -149,8 +149,9 @@ func (m *Middleware) protect(next http.Handler, identify func(*Middleware, *http
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		admitted, err := m.admit(r, identify, requirements)
 		if err != nil {
-			defer func() { m.log.rejected(r.Context(), err) }() // also when the error handler aborts
-			err = m.rejecter.reject(w, r, err)
+			rejected := asError(err, ReasonInternal, "")
+			defer func() { m.log.rejected(r.Context(), rejected) }() // also when the error handler aborts
+			rejected = m.rejecter.reject(w, r, rejected)
 			return
 		}
 		next.ServeHTTP(w, admitted)
@@ -158,21 +159,21 @@ func (m *Middleware) protect(next http.Handler, identify func(*Middleware, *http
 }
 
 // admit decides on a request and returns the one to hand on.
-func (m *Middleware) admit(r *http.Request, identify func(*Middleware, *http.Request) (*Token, bool, error), requirements []Requirement) (admitted *http.Request, rejected *Error) {
+func (m *Middleware) admit(r *http.Request, identify func(*Middleware, *http.Request) (*Token, bool, error), requirements []Requirement) (admitted *http.Request, err error) {
 	decided := false
-	defer refusePanic(&decided, &rejected)
+	defer refusePanic(&decided, &err)
 	tok, hit, err := identify(m, r)
 	if err == nil && tok != nil {
 		err = m.permits(tok, requirements)
 	}
-	if err == nil {
+	if err != nil {
+		err = asError(err, ReasonInternal, "")
+	} else {
 		m.log.admitted(r.Context(), tok, hit)
 		admitted = m.forward(r, tok)
-	} else {
-		rejected = asError(err, ReasonInternal, "")
 	}
 	decided = true
-	return admitted, rejected
+	return admitted, err
 }
 
 // permits checks the requirements of the Middleware and those of the route.
@@ -238,24 +239,18 @@ func (m *Middleware) Verify(ctx context.Context, token string) (*Token, error) {
 }
 
 // authenticate gives both the same protection that requests have.
-func (m *Middleware) authenticate(identify func() (*Token, bool, error)) (*Token, error) {
-	tok, rejected := func() (tok *Token, rejected *Error) {
-		decided := false
-		defer refusePanic(&decided, &rejected)
-		tok, _, err := identify()
-		if err == nil {
-			err = m.permits(tok, nil)
-		}
-		if err != nil {
-			rejected = asError(err, ReasonInternal, "")
-		}
-		decided = true
-		return tok, rejected
-	}()
-	if rejected != nil {
-		return nil, rejected
+func (m *Middleware) authenticate(identify func() (*Token, bool, error)) (verified *Token, err error) {
+	decided := false
+	defer refusePanic(&decided, &err)
+	tok, _, err := identify()
+	if err == nil {
+		err = m.permits(tok, nil)
 	}
-	return tok, nil
+	if err != nil {
+		tok, err = nil, asError(err, ReasonInternal, "")
+	}
+	decided = true
+	return tok, err
 }
 
 // token extracts the request's opaque token.
@@ -289,7 +284,7 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	case found.token != nil && !found.stale:
 		if found.refresh {
 			generation := m.cache.generation(d)
-			m.flights.start(ctx, flightKey(d, generation), m.lookup(d, generation, token, true))
+			m.flights.start(ctx, flightKey(d, generation), m.lookup(d, generation, token, found))
 		}
 		return found.token, true, nil
 	}
@@ -297,7 +292,7 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 		return nil, false, rejectionOf(ReasonUnavailable, "caller left", err)
 	}
 	generation := m.cache.generation(d)
-	tok, err = m.flights.do(ctx, flightKey(d, generation), m.lookup(d, generation, token, false))
+	tok, err = m.flights.do(ctx, flightKey(d, generation), m.lookup(d, generation, token, found))
 	if err != nil && found.stale && errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
 		// The server may have called it inactive meanwhile.
 		if again := m.cache.get(d, m.cache.now()); again.token != nil {
@@ -308,18 +303,22 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	return tok, false, err
 }
 
-// lookup returns the flight that asks the authorization server about the token
-// and verifies and remembers what it says.
-func (m *Middleware) lookup(d digest, generation uint64, token string, refresh bool) func(context.Context) (*Token, error) {
+// lookup returns the flight that asks the authorization server about the token,
+// of which the cache said what was found, and verifies and remembers what it
+// says.
+func (m *Middleware) lookup(d digest, generation uint64, token string, found finding) func(context.Context) (*Token, error) {
 	return func(ctx context.Context) (*Token, error) {
 		asked := m.cache.now()
-		// A flight may have landed between our look at the cache and its end.
-		if found := m.cache.get(d, asked); !refresh && found.inactive {
-			return nil, rejection(ReasonInactive, "")
-		} else if !refresh && found.token != nil && !found.stale {
-			return found.token, nil
+		if !found.refresh {
+			// A flight may have landed between our look at the cache and its end.
+			switch again := m.cache.get(d, asked); {
+			case again.inactive:
+				return nil, rejection(ReasonInactive, "")
+			case again.token != nil && !again.stale:
+				return again.token, nil
+			}
 		}
-		answer, err := m.breaker.do(ctx, func(ctx context.Context) (*Introspection, error) {
+		answer, err := m.breaker.do(ctx, found.known, func(ctx context.Context) (*Introspection, error) {
 			asked = m.cache.now()
 			return m.introspector.Introspect(ctx, token)
 		})

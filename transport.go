@@ -19,22 +19,30 @@ import (
 	"github.com/phantom-token/phantom/internal/httpcache"
 )
 
-// newHTTPClient returns the client for all requests to the authorization
-// server: one with the transport of the caller's, or with one of its own. The
-// transport is all that is used of it: a Client would follow redirects, which
-// would send the token elsewhere, and keep cookies. Time limits come with each
-// request's context.
-func newHTTPClient(given *http.Client, connections int) *http.Client {
-	if given != nil && given.Transport != nil {
-		return &http.Client{Transport: given.Transport}
-	}
-	return &http.Client{Transport: newTransport(connections)}
+// A transport sends all requests to the authorization server: by the caller's
+// RoundTripper or one of its own. That is all that is used of a caller's
+// client: it would follow redirects, which would send the token elsewhere, and
+// keep cookies. Time limits come with each request's context.
+type transport struct {
+	http.RoundTripper
+	answers atomic.Int64 // so far
 }
 
-// newTransport speaks HTTP/1.1 alone: there a connection carries one lookup at a
-// time, so that the bound on connections holds and one that has gone bad costs
-// one lookup. One of HTTP/2 would take all of them, again and again.
-func newTransport(connections int) *http.Transport {
+func newTransport(given *http.Client, connections int) *transport {
+	if given != nil && given.Transport != nil {
+		return &transport{RoundTripper: given.Transport}
+	}
+	return &transport{RoundTripper: newRoundTripper(connections)}
+}
+
+// closeIdle closes the connections that are not in use.
+func (t *transport) closeIdle() { (&http.Client{Transport: t.RoundTripper}).CloseIdleConnections() }
+
+// newRoundTripper speaks HTTP/1.1 alone: there a connection carries one lookup at
+// a time, so that the bound on connections holds and one that has gone bad costs
+// one lookup. One of HTTP/2 takes all of them, again and again, also when it
+// still answers pings; and for so few places there is nothing to win by it.
+func newRoundTripper(connections int) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	return &http.Transport{
@@ -57,12 +65,13 @@ const interimMost = 5
 
 var errInterim = errors.New("too many interim answers")
 
-// doWithRetry sends the request that prepare makes. If the connection fails
+// send sends the request that prepare makes. If the connection fails
 // before the first byte of an answer, as it does when the server closed it
 // while it was idle, it prepares and sends another one, once. An HTTP answer,
 // whatever its status, is never asked for again.
-func doWithRetry(ctx context.Context, client *http.Client, prepare func(context.Context) (*http.Request, error)) (*http.Response, error) {
+func (t *transport) send(ctx context.Context, prepare func(context.Context) (*http.Request, error)) (*http.Response, error) {
 	for attempt := 1; ; attempt++ {
+		before := t.answers.Load()
 		var answered atomic.Bool
 		var interim atomic.Int32
 		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -79,8 +88,9 @@ func doWithRetry(ctx context.Context, client *http.Client, prepare func(context.
 			return nil, err
 		}
 		req.GetBody = nil // or the transport may send it again by itself, any number of times
-		resp, err := client.Transport.RoundTrip(req)
+		resp, err := t.RoundTrip(req)
 		if err == nil {
+			t.answers.Add(1)
 			switch {
 			case resp.Body == nil: // a Client would permit it
 				resp.Body = http.NoBody
@@ -90,11 +100,13 @@ func doWithRetry(ctx context.Context, client *http.Client, prepare func(context.
 			}
 			return resp, nil
 		}
-		client.CloseIdleConnections() // the others may lead to the same dead server
-		if ctx.Err() != nil {
-			// A caller's transport may speak HTTP/2, where this attempt's own
-			// connection is idle a moment after the attempt ended.
-			time.AfterFunc(100*time.Millisecond, client.CloseIdleConnections)
+		if timedOut := isTimeout(err) || ctx.Err() != nil; !timedOut || t.answers.Load() == before {
+			t.closeIdle() // the others may lead to the same dead server
+			if timedOut {
+				// A caller's transport may speak HTTP/2, where this attempt's own
+				// connection is idle a moment after the attempt ended.
+				time.AfterFunc(100*time.Millisecond, t.closeIdle)
+			}
 		}
 		if attempt == 2 || answered.Load() || ctx.Err() != nil || isTimeout(err) || isUntrusted(err) {
 			return nil, rejectionOf(ReasonUnavailable, connectionFault(err), safeCause(err))
@@ -198,8 +210,8 @@ func tooLarge(limit int64) *Error {
 
 // getDocument fetches a JSON document of the authorization server. It carries
 // no credentials.
-func getDocument(ctx context.Context, client *http.Client, target, accept string, limit int64) (body []byte, maxAge time.Duration, err error) {
-	resp, err := doWithRetry(ctx, client, func(ctx context.Context) (*http.Request, error) {
+func (t *transport) getDocument(ctx context.Context, target, accept string, limit int64) (body []byte, maxAge time.Duration, err error) {
+	resp, err := t.send(ctx, func(ctx context.Context) (*http.Request, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 		if err != nil {
 			return nil, protocolFault("not a URL")
