@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -486,7 +487,7 @@ func (as *fakeAS) outcome(rec *httptest.ResponseRecorder, next *spy, ranBefore i
 		code = code502A
 	case 503:
 		code = code503A
-		if n := must(fmt.Sscan(retry, new(int))); n != 1 || len(retry) > 2 {
+		if n, err := strconv.Atoi(retry); err != nil || n < 1 || n > 30 || strconv.Itoa(n) != retry {
 			as.tb.Errorf("Retry-After %q", retry)
 		}
 	}

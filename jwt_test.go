@@ -905,6 +905,20 @@ func TestJ146IDToken(t *testing.T) {
 			}
 		})
 	}
+	for _, word := range []string{"id", "ID_Token", "refresh", "refresh_token", "Offline", "offline_access", "logout", "DPoP"} {
+		for _, name := range []string{"typ", "purpose", "token_type"} {
+			t.Run("J146 "+name+" "+word, func(t *testing.T) {
+				trial(t, mint("ES256", claims(map[string]any{name: word})), code401T, "not an access token: "+name)
+			})
+		}
+	}
+	for _, name := range []string{
+		"ISS", "Sub", "aUD", "Exp", "Nbf", "IAT", "Jti", "Client_id", "AZP", "Scope", "CNF", "Act", "token_Use", "Token_usage", "TOKEN_TYPE",
+	} {
+		t.Run("J166 "+name, func(t *testing.T) {
+			trial(t, mint("ES256", claims(map[string]any{name: "x"})), code401T, "ambiguous "+strings.ToLower(name))
+		})
+	}
 	t.Run("J146 nonce in an access token that says it is one", func(t *testing.T) {
 		trial(t, mint("ES256", claims(map[string]any{"nonce": "n"})), codeOK, "")
 	})
