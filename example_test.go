@@ -5,14 +5,17 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/phantom-token/phantom"
 	"github.com/phantom-token/phantom/phantomtest"
@@ -260,6 +263,28 @@ func ExamplePrivateKeyJWT() {
 		phantom.WithIssuer("https://login.example.com"),
 		phantom.WithAudience("https://api.example.com"),
 		phantom.WithClientAuth(phantom.PrivateKeyJWT("gateway", "key-1", "ES256", key)),
+	)
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// A certificate in place of a secret: it is the transport's, which is to have
+// bounds as the default one has.
+func ExampleTLSClientAuth() {
+	var certificate tls.Certificate // of tls.LoadX509KeyPair
+	client := &http.Client{Transport: &http.Transport{
+		TLSClientConfig:        &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12},
+		DialContext:            (&net.Dialer{Timeout: time.Second}).DialContext,
+		MaxConnsPerHost:        64, // as many as lookups at once
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        30 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+	}}
+	_, err := phantom.New(
+		phantom.WithIssuer("https://login.example.com"),
+		phantom.WithAudience("https://api.example.com"),
+		phantom.WithHTTPClient(client),
+		phantom.WithClientAuth(phantom.TLSClientAuth("gateway")),
 	)
 	fmt.Println(err)
 	// Output: <nil>

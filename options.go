@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/phantom-token/phantom/internal/jose"
 )
 
 // An Option configures a Middleware. It only records a value: [New] checks all
@@ -59,10 +61,8 @@ type config struct {
 
 func defaults() *config {
 	return &config{
-		given: map[string]bool{},
-		algorithms: []string{
-			"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
-		},
+		given:        map[string]bool{},
+		algorithms:   jose.Algorithms(),
 		leeway:       10 * time.Second,
 		cacheSize:    10_000,
 		maxTTL:       time.Minute,
@@ -222,8 +222,10 @@ func WithMaxInFlight(n int) Option {
 
 // WithHTTPClient sets the client for requests to the authorization server. It
 // is copied; in the copy redirects, cookies and the overall timeout are off. A
-// client without a transport gets the default one, which uses no proxy. A
-// transport of yours keeps its own bounds on connections and headers.
+// client without a transport gets the default one, which uses no proxy, speaks
+// HTTP/1.1 and keeps as many connections as there may be lookups at once. A
+// transport of yours has its own bounds; the example of
+// [TLSClientAuth] has sensible ones.
 func WithHTTPClient(client *http.Client) Option {
 	return with("WithHTTPClient", func(c *config) { c.client = client })
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
@@ -35,6 +36,9 @@ var kindOf = map[string]string{
 // pssHash is the hash of each RSASSA-PSS algorithm; its size is that of the salt too
 // (RFC 7518 section 3.5).
 var pssHash = map[string]crypto.Hash{"PS256": crypto.SHA256, "PS384": crypto.SHA384, "PS512": crypto.SHA512}
+
+// Algorithms returns the algorithms we verify, in no particular order.
+func Algorithms() []string { return slices.Collect(maps.Keys(kindOf)) }
 
 // Supported reports whether alg is one of the asymmetric algorithms we verify.
 func Supported(alg string) bool {
