@@ -678,16 +678,25 @@ func TestOverloadIsNoOutage(t *testing.T) {
 // open for ever.
 func TestProbeThatNeverEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var stage atomic.Int64
 		release := make(chan struct{})
-		o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) { return nil, phantom.ErrUnavailable }}
+		o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
+			switch stage.Load() {
+			case 0:
+				return nil, phantom.ErrUnavailable
+			case 1:
+				<-release
+			}
+			return says(2)
+		}}
 		m := o.middleware(t)
 		for i := range 10 {
 			expect(t, "outage", idOf(m, fmt.Sprint("token-", i)), code503A)
 		}
 		time.Sleep(time.Second)
-		o.ask = func(context.Context, string) (*phantom.Introspection, error) { <-release; return says(1) }
+		stage.Store(1)
 		expect(t, "probe", idOf(m, "probe"), code503A)
-		o.ask = func(context.Context, string) (*phantom.Introspection, error) { return says(2) }
+		stage.Store(2)
 		expect(t, "while it may still end", idOf(m, "token"), code503A)
 		time.Sleep(time.Second)
 		expect(t, "a second later", idOf(m, "token"), "2")

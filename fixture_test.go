@@ -331,6 +331,9 @@ func (as *fakeAS) secret(s string) string {
 	as.mu.Lock()
 	defer as.mu.Unlock()
 	as.secrets[s] = true
+	if len(s) > 8 {
+		usedSecrets.Store(s, true)
+	}
 	return s
 }
 
