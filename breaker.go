@@ -83,8 +83,6 @@ func (b *breaker) do(ctx context.Context, known bool, lookup func(context.Contex
 	case !outage:
 		b.took.Store(b.now().mono - began.mono)
 		b.settle(probe, true, 0)
-	case !probe && waited > left && ctx.Err() != nil:
-		// It had too little time left to tell anything of the server.
 	case errors.As(err, &e) && (errors.Is(err, errAskedToWait) || e.RetryAfter > retryAfterDefault):
 		b.settle(probe, false, min(e.RetryAfter, httpcache.MaxRetryAfter))
 	default:
