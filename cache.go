@@ -170,20 +170,26 @@ func (c *cache) get(d digest, now instant) finding {
 	return finding{known: known}
 }
 
-// add remembers a verified token until the earliest of the maximal lifetime
-// after asked, when the authorization server was asked, and the expiries of
-// the token and of the answer. maxAge is the server's bound; negative: none.
-func (c *cache) add(d digest, generation uint64, token *Token, asked instant, answer *Introspection) {
-	ttl := c.maxTTL
-	if answer.MaxAge >= 0 {
-		ttl = min(ttl, answer.MaxAge)
-	}
+// lifetime returns for how long a token is remembered at most, from when the
+// authorization server was asked on: the least of the maximal lifetime, the
+// server's max-age, and what is left to the expiries of the token and of the
+// answer, which it also returns by itself.
+func (c *cache) lifetime(token *Token, answer *Introspection, asked instant) (ttl, left time.Duration) {
 	expiry := token.Expiry()
 	if !answer.Expiry.IsZero() && answer.Expiry.Before(expiry) {
 		expiry = answer.Expiry
 	}
-	left := expiry.Sub(time.Unix(0, asked.wall)) // saturates
-	ttl = min(ttl, left)
+	left = expiry.Sub(time.Unix(0, asked.wall)) // saturates
+	ttl = min(c.maxTTL, left)
+	if answer.MaxAge >= 0 { // negative: the server did not say
+		ttl = min(ttl, answer.MaxAge)
+	}
+	return ttl, left
+}
+
+// add remembers a verified token.
+func (c *cache) add(d digest, generation uint64, token *Token, asked instant, answer *Introspection) {
+	ttl, left := c.lifetime(token, answer, asked)
 	if c.shards == nil || ttl <= 0 {
 		// What was known before is older than an answer that may not be kept.
 		c.remove(d)
