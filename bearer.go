@@ -2,6 +2,7 @@ package phantom
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -15,7 +16,7 @@ func authorization(h http.Header) []string {
 	values := h["Authorization"]
 	for name := range h {
 		if len(name) == len("Authorization") && name != "Authorization" && isAuthorization(name) {
-			values = append(values[:len(values):len(values)], h[name]...)
+			values = append(slices.Clip(values), h[name]...)
 		}
 	}
 	return values

@@ -37,12 +37,12 @@ func addSaturated(a, b int64) int64 {
 }
 
 // reached reports whether either clock has reached the deadline.
-func (now instant) reached(deadline instant) bool {
-	return now.wall >= deadline.wall || now.mono >= deadline.mono
+func (i instant) reached(deadline instant) bool {
+	return i.wall >= deadline.wall || i.mono >= deadline.mono
 }
 
 // until returns the time left to the deadline on the clock that gets there
 // first.
-func (now instant) until(deadline instant) time.Duration {
-	return time.Duration(min(addSaturated(deadline.wall, -now.wall), addSaturated(deadline.mono, -now.mono)))
+func (i instant) until(deadline instant) time.Duration {
+	return time.Duration(min(addSaturated(deadline.wall, -i.wall), addSaturated(deadline.mono, -i.mono)))
 }

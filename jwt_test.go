@@ -1081,7 +1081,7 @@ func TestJ177CurrentActor(t *testing.T) {
 }
 
 func TestJ178RetiredKey(t *testing.T) {
-	old, new := jwk("old", "ES256", p256Key().Public()), jwk("new", "EdDSA", edKey().Public())
+	old, fresh := jwk("old", "ES256", p256Key().Public()), jwk("new", "EdDSA", edKey().Public())
 	signedBy := func(kid string) string {
 		if kid == "old" {
 			return mintHeader("ES256", `{"alg":"ES256","kid":"old","typ":"at+jwt"}`, claims(nil))
@@ -1104,7 +1104,7 @@ func TestJ178RetiredKey(t *testing.T) {
 						t.Fatalf("%s, %d introspections", got, as.calls.Load())
 					}
 				}
-				document = jwks(new)
+				document = jwks(fresh)
 				if got := as.try(m, "old-1"); got != codeOK || as.calls.Load() != 1 {
 					t.Errorf("before the refresh: %s, %d introspections", got, as.calls.Load())
 				}

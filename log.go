@@ -2,8 +2,8 @@ package phantom
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"sync"
@@ -37,7 +37,7 @@ func (l *eventLog) admitted(ctx context.Context, tok *Token, hit bool) {
 			cache = "hit"
 		}
 		// Short enough to tell nothing, long enough to follow a token in a log.
-		attrs = append(attrs, slog.String("cache", cache), slog.String("token", fmt.Sprintf("%x", tok.digest[:4])))
+		attrs = append(attrs, slog.String("cache", cache), slog.String("token", hex.EncodeToString(tok.digest[:4])))
 	}
 	l.logger.LogAttrs(ctx, slog.LevelDebug, "phantom: ok", attrs...)
 }

@@ -116,7 +116,11 @@ func (k *Key) check(m *Message) error {
 		// The verifier of jwx takes any salt length.
 		h := hash.New()
 		h.Write(m.input)
-		return rsa.VerifyPSS(k.pub.(*rsa.PublicKey), hash, h.Sum(nil), m.signature,
+		pub, ok := k.pub.(*rsa.PublicKey)
+		if !ok {
+			return errors.New("no RSA key") // cannot be: Allows was asked
+		}
+		return rsa.VerifyPSS(pub, hash, h.Sum(nil), m.signature,
 			&rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
 	}
 	verifier, err := jws.NewVerifier(jwa.SignatureAlgorithm(m.Algorithm))
