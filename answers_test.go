@@ -267,6 +267,7 @@ func TestJSONAnswers(t *testing.T) {
 		{"A113 exp zero", with(map[string]any{"exp": 0}), code401T},
 		{"A114 the same sub and client_id", with(map[string]any{"sub": "alice", "client_id": "app"}), codeOK},
 		{"A114 a JWT without client_id", answerJSON(answerOf(mint("ES256", claims(map[string]any{"client_id": nil})), map[string]any{"client_id": "app"})), codeOK},
+		{"A82 ACTIVE beside active", with(map[string]any{"ACTIVE": false}), code502A},
 		{"A114 SUB for sub", with(map[string]any{"SUB": "mallory"}), code502A},
 		{"A114 SUB beside sub", with(map[string]any{"sub": "alice", "SUB": "mallory"}), code502A},
 		{"A114 long s", with(map[string]any{"\u017fub": "mallory"}), code502A},

@@ -29,8 +29,9 @@ type breaker struct {
 	timeout time.Duration // of a lookup
 	slots   chan struct{}
 	handed  chan struct{}   // a place that goes to a known token, before others
-	queued  [2]atomic.Int64 // for unknown tokens and for known ones
-	took    atomic.Int64    // the latest answer, in ns
+	queued  [2]atomic.Int64 // of unknown tokens and of known ones
+	left    atomic.Uint64   // places so far
+	took    atomic.Int64    // by an answer, in ns, smoothed
 
 	mu       sync.Mutex
 	failures int     // in a row
@@ -51,18 +52,12 @@ func (b *breaker) do(ctx context.Context, known bool, lookup func(context.Contex
 	if _, err := b.admit(false); err != nil {
 		return nil, err
 	}
-	came := b.now()
-	if err := b.enter(ctx, known); err != nil {
+	waited, err := b.enter(ctx, known)
+	if err != nil {
 		return nil, err
 	}
 	defer b.leave()
-	began := b.now()
-	waited, left := time.Duration(began.mono-came.mono), b.timeout
-	if deadline, ok := ctx.Deadline(); ok {
-		left = time.Until(deadline)
-	}
-	if left <= 0 || waited > 0 && left/2 < time.Duration(b.took.Load()) {
-		// It would hardly be answered, and keep others from it.
+	if waited && !b.inTime(ctx, known) {
 		return nil, rejection(ReasonUnavailable, "no place in time")
 	}
 	// The wait may have been long enough for the server to fail.
@@ -76,28 +71,34 @@ func (b *breaker) do(ctx context.Context, known bool, lookup func(context.Contex
 			b.settle(probe, false, 0)
 		}
 	}()
+	began := b.now()
 	answer, err := lookup(ctx)
-	settled = true
 	var e *Error
 	switch outage := err != nil && asError(err, ReasonUnavailable, "").StatusCode() == kinds[ReasonUnavailable].status; {
 	case !outage:
-		b.took.Store(b.now().mono - began.mono)
+		// One slow answer among others is not to turn all away who wait.
+		before, latest := b.took.Load(), b.now().mono-began.mono
+		if before != 0 {
+			latest = before + (latest-before)/8
+		}
+		b.took.Store(latest)
 		b.settle(probe, true, 0)
 	case errors.As(err, &e) && (errors.Is(err, errAskedToWait) || e.RetryAfter > retryAfterDefault):
 		b.settle(probe, false, min(e.RetryAfter, httpcache.MaxRetryAfter))
 	default:
 		b.settle(probe, false, 0)
 	}
+	settled = true
 	return answer, err
 }
 
 // enter takes a place, or waits for one in a bounded queue. Tokens that are
 // known to have been good have a queue of their own, which is served first:
 // junk does not keep them waiting.
-func (b *breaker) enter(ctx context.Context, known bool) error {
+func (b *breaker) enter(ctx context.Context, known bool) (waited bool, err error) {
 	select {
 	case b.slots <- struct{}{}:
-		return nil
+		return false, nil
 	default:
 	}
 	queued, handed := &b.queued[0], (chan struct{})(nil)
@@ -106,25 +107,40 @@ func (b *breaker) enter(ctx context.Context, known bool) error {
 	}
 	defer queued.Add(-1)
 	if queued.Add(1) > int64(queuePerSlot*cap(b.slots)) {
-		return rejection(ReasonUnavailable, "too many lookups waiting")
+		return false, rejection(ReasonUnavailable, "too many lookups waiting")
 	}
 	select {
 	case b.slots <- struct{}{}:
-		return nil
+		return true, nil
 	case <-handed:
-		return nil
+		return true, nil
 	case <-ctx.Done():
-		return rejectionOf(ReasonUnavailable, "no place in time", ctx.Err())
+		return false, rejectionOf(ReasonUnavailable, "no place in time", ctx.Err())
 	}
 }
 
-// leave gives the place away.
-func (b *breaker) leave() {
-	select {
-	case b.handed <- struct{}{}:
-	default:
-		<-b.slots
+// inTime reports whether a lookup that had to wait can still be answered. Those
+// of unknown tokens want some margin: what is sent in vain keeps others from a
+// place.
+func (b *breaker) inTime(ctx context.Context, known bool) bool {
+	took := time.Duration(b.took.Load())
+	if !known {
+		took *= 2
 	}
+	deadline, _ := ctx.Deadline() // which a flight always has
+	return ctx.Err() == nil && time.Until(deadline) >= took
+}
+
+// leave gives the place away: three of four to known tokens, if any wait.
+func (b *breaker) leave() {
+	if b.left.Add(1)%4 != 0 {
+		select {
+		case b.handed <- struct{}{}:
+			return
+		default:
+		}
+	}
+	<-b.slots
 }
 
 // admit refuses while the breaker is open, but for one probe at a time, and

@@ -749,3 +749,105 @@ func TestA101LateRetryAfter(t *testing.T) {
 		})
 	}
 }
+
+// TestKnownTokensOfASlowServer: they go first also when an answer takes a good
+// part of the time that a lookup may take.
+func TestKnownTokensOfASlowServer(t *testing.T) {
+	for _, latency := range []time.Duration{300 * time.Millisecond, 900 * time.Millisecond} {
+		t.Run(fmt.Sprint(latency), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := &oracle{ask: func(ctx context.Context, token string) (*phantom.Introspection, error) {
+					select {
+					case <-time.After(latency):
+					case <-ctx.Done():
+						return nil, ctx.Err()
+					}
+					if strings.HasPrefix(token, "user") {
+						return says(1)
+					}
+					return inactive, nil
+				}}
+				m := o.middleware(t, phantom.WithMaxInFlight(4), phantom.WithMaxTTL(20*time.Second), phantom.WithRefreshAhead(0))
+				for i := range 4 {
+					expect(t, "at first", idOf(m, fmt.Sprint("user-", i)), "1")
+				}
+				time.Sleep(20 * time.Second) // all entries are over
+				var wg sync.WaitGroup
+				for i := range 2000 { // 200 a second
+					wg.Go(func() { idOf(m, fmt.Sprint("junk-", i)) })
+					time.Sleep(5 * time.Millisecond)
+					if i%500 == 250 {
+						wg.Go(func() { expect(t, "a user", idOf(m, fmt.Sprint("user-", i/500)), "1") })
+					}
+				}
+				wg.Wait()
+			})
+		})
+	}
+}
+
+// Known tokens go first, but do not keep all others out.
+func TestUnknownTokensAreNotStarved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const latency, users = 100 * time.Millisecond, 60
+		o := &oracle{ask: func(ctx context.Context, _ string) (*phantom.Introspection, error) {
+			select {
+			case <-time.After(latency):
+				return says(1)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}}
+		m := o.middleware(t, phantom.WithMaxInFlight(2), phantom.WithMaxTTL(2*time.Second))
+		for i := range users {
+			expect(t, "at first", idOf(m, fmt.Sprint("user-", i)), "1")
+		}
+		// The users alone want 30 lookups a second, the server gives 20.
+		var wg sync.WaitGroup
+		var fresh atomic.Int64
+		for i := range 30 * 20 {
+			for j := range users {
+				go idOf(m, fmt.Sprint("user-", j))
+			}
+			if i%10 == 0 {
+				wg.Go(func() {
+					if idOf(m, fmt.Sprint("fresh-", i)) == "1" {
+						fresh.Add(1)
+					}
+				})
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		wg.Wait()
+		time.Sleep(3 * time.Second)
+		if n := fresh.Load(); n < 30 {
+			t.Errorf("%d of 60 new users served", n)
+		}
+	})
+}
+
+// One answer that takes more than half of the time limit says nothing of the
+// lookups after it. It is on the machine's clock, where nothing takes no time
+// at all, as it does in a bubble.
+func TestOneSlowAnswer(t *testing.T) {
+	var slow atomic.Bool
+	o := &oracle{ask: func(ctx context.Context, _ string) (*phantom.Introspection, error) {
+		if slow.Load() {
+			select {
+			case <-time.After(600 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		return says(1)
+	}}
+	m := o.middleware(t, phantom.WithTimeout(time.Second), phantom.WithCacheSize(0))
+	slow.Store(true)
+	for idOf(m, "slow") != "1" { // on a machine that is even slower
+		time.Sleep(time.Second)
+	}
+	slow.Store(false)
+	for i := range 20 {
+		expect(t, "afterwards", idOf(m, fmt.Sprint("token-", i)), "1")
+	}
+}

@@ -54,7 +54,8 @@ func (s *shard) verified() *simplelru.LRU[digest, entry]   { return s.positive }
 func (s *shard) inactive() *simplelru.LRU[digest, instant] { return s.negative }
 
 // An entry is a verified token, ready to serve. One that is over stays without
-// the token: its next lookup goes before those of tokens that nobody knows.
+// the token: its next lookup goes before those of tokens that nobody knows, and
+// shows by the expiry whether it has moved.
 type entry struct {
 	token     *Token
 	fresh     instant // serves until then

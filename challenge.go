@@ -14,7 +14,7 @@ import (
 // challenge, Cache-Control and Retry-After are already in w's header, and those
 // that it removes are put back; it writes the status err.StatusCode() and a
 // body. That status is also used if it writes a body only, or a status that
-// calls the request a success, as [http.ServeFile] would: 2xx or 304. If it
+// calls the request a success, as [http.ServeFile] would: 101, 2xx or 304. If it
 // writes nothing, the default answer is sent. It must not write anything that it
 // took from the request's credentials.
 type ErrorHandler func(w http.ResponseWriter, r *http.Request, err *Error)
@@ -179,16 +179,19 @@ type answerGuard struct {
 }
 
 func (g *answerGuard) WriteHeader(status int) {
-	if status >= http.StatusOK && !g.answered {
+	final := status >= http.StatusOK || status == http.StatusSwitchingProtocols
+	if final && !g.answered {
 		g.answered = true
 		if status < http.StatusMultipleChoices || status == http.StatusNotModified {
 			status = g.status
 		}
-		for _, name := range []string{"Www-Authenticate", "Cache-Control", "Retry-After"} {
-			if h := g.Header(); len(h[name]) == 0 && len(g.fields[name]) > 0 {
+		h := g.Header()
+		for _, name := range []string{"Www-Authenticate", "Retry-After"} {
+			if h.Get(name) == "" && len(g.fields[name]) > 0 {
 				h[name] = g.fields[name]
 			}
 		}
+		h["Cache-Control"] = g.fields["Cache-Control"]
 	}
 	g.ResponseWriter.WriteHeader(status)
 }

@@ -32,9 +32,9 @@ var registered = []string{
 // ambiguous returns the claim of which there is another spelling, if any. A JSON
 // reader that folds case, such as encoding/json, would take "SUB" for "sub":
 // what handlers decode must not differ from what was checked.
-func ambiguous(claims jose.Object) string {
+func ambiguous(claims jose.Object, names []string) string {
 	for name := range claims.All() {
-		for _, r := range registered {
+		for _, r := range names {
 			if len(name) >= len(r) && name != r && strings.EqualFold(name, r) {
 				return r
 			}
@@ -72,7 +72,7 @@ func refused(check string) *Error { return rejection(ReasonJWTRejected, check) }
 // it to be no more than a few minutes.
 func (c *claimRules) check(msg *jose.Message, now time.Time) (*claimSet, *Error) {
 	claims := msg.Claims
-	if name := ambiguous(claims); name != "" {
+	if name := ambiguous(claims, registered); name != "" {
 		return nil, refused("ambiguous " + name)
 	}
 	set := &claimSet{}
@@ -228,7 +228,7 @@ func (c *claimRules) checkAnswer(answer *Introspection, set *claimSet, now time.
 	if err != nil {
 		return rejection(ReasonProtocol, "introspection claims: not strict JSON")
 	}
-	if name := ambiguous(members); name != "" {
+	if name := ambiguous(members, append(slices.Clip(registered), "active")); name != "" {
 		return protocolFault("introspection claims: ambiguous " + name)
 	}
 	if e := checkKind(members); e != nil {

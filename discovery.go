@@ -47,12 +47,8 @@ func newDiscovery(issuer string, insecure bool, timeout time.Duration, client *t
 		if fault != "" {
 			return nil, 0, protocolFault("metadata: " + fault)
 		}
-		switch {
-		case old == nil:
-		case d.pinned.Load() && !sameHost(old.introspectionEndpoint, found.introspectionEndpoint):
+		if old != nil && d.pinned.Load() && !sameHost(old.introspectionEndpoint, found.introspectionEndpoint) {
 			return nil, 0, protocolFault("metadata: the introspection endpoint moved to another host")
-		case old.jwksURL != "" && found.jwksURL == "":
-			return nil, 0, protocolFault("metadata: the jwks_uri is gone")
 		}
 		return found, maxAge, nil
 	}

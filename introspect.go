@@ -22,7 +22,8 @@ import (
 //
 // An [*Error], or an error that wraps one of this package's, ends in the status
 // that goes with it: [ErrUpstream] in 502; [ErrInvalidToken], which is
-// remembered as inactive, in 401. Every other ends in 503. Introspect is called
+// remembered as inactive, in 401. Every other ends in 503; a RetryAfter of more
+// than a second then keeps all lookups back, for 30 s at most. Introspect is called
 // at most once at a time for one token, with a context that ends with
 // [WithTimeout], and must be safe for concurrent use.
 type Introspector interface {

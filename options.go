@@ -214,15 +214,16 @@ func WithTimeout(d time.Duration) Option {
 }
 
 // WithMaxInFlight sets how many lookups may be at the authorization server at
-// once. Default: 64; at least 1. For each of them 32 more may wait; beyond
+// once. Default: 64; at least 1. For each of them 32 more may wait, and apart
+// from these 32 of tokens that were verified before, which go first; beyond
 // that, requests are answered 503.
 func WithMaxInFlight(n int) Option {
 	return with("WithMaxInFlight", func(c *config) { c.maxInFlight = n })
 }
 
-// WithHTTPClient sets the client for requests to the authorization server. It
-// is copied; in the copy redirects, cookies and the overall timeout are off. A
-// client without a transport gets the default one, which uses no proxy, speaks
+// WithHTTPClient sets the client for requests to the authorization server. Only
+// its transport is used: no redirects, no cookies, and time limits are those of
+// the other options. A client without a transport gets the default one, which uses no proxy, speaks
 // HTTP/1.1 and keeps as many connections as there may be lookups at once. A
 // transport of yours has its own bounds; the example of
 // [TLSClientAuth] has sensible ones.

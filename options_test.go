@@ -671,6 +671,17 @@ func TestErrorHandler(t *testing.T) {
 			r.Header.Set("Range", "bytes=0-1")
 			http.ServeContent(w, r, "401.txt", time.Time{}, strings.NewReader("go away"))
 		}, 0, "go", http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "Accept-Ranges": {"bytes"}, "Content-Range": {"bytes 0-1/7"}}},
+		{"101", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) { w.WriteHeader(101) }, 0, "", nil},
+		{"to be kept", func(w http.ResponseWriter, _ *http.Request, e *phantom.Error) {
+			w.Header().Set("Cache-Control", "public, max-age=60")
+			w.WriteHeader(e.StatusCode())
+		}, 0, "", nil},
+		{"an empty challenge", func(w http.ResponseWriter, _ *http.Request, e *phantom.Error) {
+			if len(w.Header()["Www-Authenticate"]) > 0 {
+				w.Header().Set("WWW-Authenticate", "")
+			}
+			w.WriteHeader(e.StatusCode())
+		}, 0, "", nil},
 		{"304", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) { w.WriteHeader(304) }, 0, "", nil},
 		{"a redirection", func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) {
 			w.Header().Set("Location", "/login")

@@ -22,8 +22,7 @@ import (
 )
 
 // A Middleware authenticates requests. Make one with [New]; it is immutable and
-// safe for concurrent use, starts no goroutine that outlives a lookup, and
-// needs no closing. The zero Middleware protects nothing, so it refuses to wrap
+// safe for concurrent use, has no goroutine at rest, and needs no closing. The zero Middleware protects nothing, so it refuses to wrap
 // a handler.
 type Middleware struct {
 	rules        claimRules
@@ -205,7 +204,7 @@ func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error)
 }
 
 // optional returns no token for a request that has no Authorization field at
-// all, whatever the extractor looks at.
+// all and in which the extractor, if there is one, finds none.
 func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error) {
 	if len(authorization(r.Header)) > 0 {
 		return m.required(r)
