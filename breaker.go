@@ -30,8 +30,8 @@ type breaker struct {
 	slots   chan struct{}
 	handed  chan struct{}   // a place that goes to a known token, before others
 	queued  [2]atomic.Int64 // of unknown tokens and of known ones
-	left    atomic.Uint64   // places so far
-	took    atomic.Int64    // by an answer, in ns, smoothed
+	given   atomic.Uint64   // places given away so far
+	took    atomic.Int64    // the time that answers take, in ns, smoothed
 
 	mu       sync.Mutex
 	failures int     // in a row
@@ -133,7 +133,7 @@ func (b *breaker) inTime(ctx context.Context, known bool) bool {
 
 // leave gives the place away: three of four to known tokens, if any wait.
 func (b *breaker) leave() {
-	if b.left.Add(1)%4 != 0 {
+	if b.given.Add(1)%4 != 0 {
 		select {
 		case b.handed <- struct{}{}:
 			return
