@@ -330,6 +330,7 @@ func TestC209Goexit(t *testing.T) {
 					expect(t, "the same token meanwhile", as.try(m, opaqueToken), codeOK)
 				}
 				expectEndings(t, join(), map[ending]int{{code503A, 2 * time.Second}: 100})
+				synctest.Wait() // the flight ends at the very moment at which its waiters leave
 				expect(t, "next", as.try(m, opaqueToken), codeOK)
 			})
 		})
