@@ -576,6 +576,21 @@ func TestMaxInFlightMustBePositive(t *testing.T) {
 	}
 }
 
+// slowServer answers after the latency: junk is inactive, everything else not.
+func slowServer(latency time.Duration) *oracle {
+	return &oracle{ask: func(ctx context.Context, token string) (*phantom.Introspection, error) {
+		select {
+		case <-time.After(latency):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if strings.HasPrefix(token, "junk") {
+			return inactive, nil
+		}
+		return says(1)
+	}}
+}
+
 // TestL286KnownTokensGoFirst: more junk than the server can take, and users who
 // were there before. The junk waits and is turned away; they are served, also
 // those whose entries end unrefreshed or whose keys leave.
@@ -588,17 +603,7 @@ func TestL286KnownTokensGoFirst(t *testing.T) {
 		for _, latency := range latencies {
 			t.Run(fmt.Sprint(name, " ", latency), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					o := &oracle{ask: func(ctx context.Context, token string) (*phantom.Introspection, error) {
-						select {
-						case <-time.After(latency):
-						case <-ctx.Done():
-							return nil, ctx.Err()
-						}
-						if strings.HasPrefix(token, "user") {
-							return says(1)
-						}
-						return inactive, nil
-					}}
+					o := slowServer(latency)
 					m := o.middleware(t, append(extra, phantom.WithMaxInFlight(8))...)
 					const users = 100
 					for i := range users {
@@ -645,14 +650,7 @@ func TestOverloadIsNoOutage(t *testing.T) {
 	}{{100 * time.Millisecond, 700}, {200 * time.Millisecond, 1000}, {500 * time.Millisecond, 1000}} {
 		t.Run(fmt.Sprint(c.latency), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := &oracle{ask: func(ctx context.Context, _ string) (*phantom.Introspection, error) {
-					select {
-					case <-time.After(c.latency):
-						return says(1)
-					case <-ctx.Done():
-						return nil, ctx.Err()
-					}
-				}}
+				o := slowServer(c.latency)
 				m := o.middleware(t)
 				var ok atomic.Int64
 				var wg sync.WaitGroup
@@ -756,17 +754,7 @@ func TestKnownTokensOfASlowServer(t *testing.T) {
 	for _, latency := range []time.Duration{300 * time.Millisecond, 900 * time.Millisecond} {
 		t.Run(fmt.Sprint(latency), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := &oracle{ask: func(ctx context.Context, token string) (*phantom.Introspection, error) {
-					select {
-					case <-time.After(latency):
-					case <-ctx.Done():
-						return nil, ctx.Err()
-					}
-					if strings.HasPrefix(token, "user") {
-						return says(1)
-					}
-					return inactive, nil
-				}}
+				o := slowServer(latency)
 				m := o.middleware(t, phantom.WithMaxInFlight(4), phantom.WithMaxTTL(20*time.Second), phantom.WithRefreshAhead(0))
 				for i := range 4 {
 					expect(t, "at first", idOf(m, fmt.Sprint("user-", i)), "1")
@@ -790,14 +778,7 @@ func TestKnownTokensOfASlowServer(t *testing.T) {
 func TestUnknownTokensAreNotStarved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const latency, users = 100 * time.Millisecond, 60
-		o := &oracle{ask: func(ctx context.Context, _ string) (*phantom.Introspection, error) {
-			select {
-			case <-time.After(latency):
-				return says(1)
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		}}
+		o := slowServer(latency)
 		m := o.middleware(t, phantom.WithMaxInFlight(2), phantom.WithMaxTTL(2*time.Second))
 		for i := range users {
 			expect(t, "at first", idOf(m, fmt.Sprint("user-", i)), "1")

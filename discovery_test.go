@@ -709,3 +709,22 @@ func TestWhatIsToBlame(t *testing.T) {
 		})
 	}
 }
+
+// K200: a scheme in upper case is https all the same, which plain http on the
+// loopback interface is not for.
+func TestK200IssuerInUpperCase(t *testing.T) {
+	const shouted = "HTTPS://as.test"
+	as := newAS(t)
+	for name, changes := range map[string]map[string]any{
+		"good":             nil,
+		"K200 endpoint":    {"introspection_endpoint": "http://127.0.0.1/introspect"},
+		"K200 jwks_uri":    {"jwks_uri": "http://localhost/jwks"},
+		"K200 both, as is": {"jwks_uri": "HTTPS://as.test/jwks"},
+	} {
+		as.metadata = answer(200, "application/json", metadataOf(shouted, changes))
+		err := must(phantom.New(as.discovering(shouted)...)).Warm(t.Context())
+		if plain := name == "K200 endpoint" || name == "K200 jwks_uri"; plain != errors.Is(err, phantom.ErrUpstream) || !plain && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -44,12 +44,11 @@ func (f *flights[T]) start(ctx context.Context, key string, fn func(context.Cont
 		ctx, cancel := context.WithTimeout(ctx, f.timeout)
 		defer cancel()
 		// A panic that leaves this function would end the process.
-		defer func() {
-			if p := recover(); p != nil || v == nil && err == nil { // a panic of nil, where that is permitted
-				v, err = *new(T), panicked(p)
-			}
-		}()
-		return fn(ctx)
+		decided := false
+		defer refusePanic(&decided, &err)
+		landed, err := fn(ctx)
+		decided = true
+		return landed, err
 	})
 }
 

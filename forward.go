@@ -32,10 +32,10 @@ func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 	}
 	if r.Trailer != nil {
 		out.Trailer = http.Header{}
-		body := &trailingBody{out.Body, r.Trailer, out.Trailer}
+		body := &trailingBody{r.Body, r.Trailer, out.Trailer}
 		body.copyTrailer()
-		if out.Body = body; r.Body == nil {
-			out.Body = nil
+		if r.Body != nil {
+			out.Body = body
 		}
 	}
 	out.Header = header

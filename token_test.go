@@ -7,6 +7,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net/http"
@@ -248,6 +249,35 @@ func TestDecode(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), tok.JWT()) {
 			t.Errorf("%s: the error holds the JWT", name)
 		}
+	}
+}
+
+// endsEarly is a type of the caller's whose decoding fails as a reader would.
+type endsEarly struct{ Sub string }
+
+func (*endsEarly) UnmarshalJSON([]byte) error { return io.EOF }
+
+func TestDecodeIntoWhatFails(t *testing.T) {
+	tok := tokenWith(t, nil)
+	if err := tok.Decode(new(endsEarly)); !errors.Is(err, io.EOF) {
+		t.Errorf("decoded, with %v", err)
+	}
+	if got, err := phantom.Claims[endsEarly](phantom.NewContext(t.Context(), tok)); err == nil {
+		t.Errorf("claims %+v", got)
+	}
+}
+
+// What is kept of an answer is as long as what came.
+func TestIntrospectionIsKeptAsItCame(t *testing.T) {
+	as := newAS(t)
+	marks := strings.Repeat("<>&", 1000)
+	as.introspect = answerJSON(`{"active":true,"phantom_token":"` + mint("ES256", claims(nil)) + `","note":"` + marks + `"}`)
+	var raw json.RawMessage
+	if err := must(as.middleware().Verify(t.Context(), "opaque-token")).Introspection(&raw); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(raw), marks) {
+		t.Errorf("%d bytes of %d", len(raw), len(marks))
 	}
 }
 
