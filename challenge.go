@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/phantom-token/phantom/internal/httpcache"
 )
 
 // An ErrorHandler writes the answer to a rejected request. When it runs, the
@@ -75,7 +77,7 @@ func (j *rejecter) setHeader(h http.Header, e *Error) {
 // retrySeconds rounds up to whole seconds from 1 to 30 (RFC 9110 section
 // 10.2.3).
 func retrySeconds(d time.Duration) int64 {
-	d = min(max(d, time.Second), 30*time.Second)
+	d = min(max(d, time.Second), httpcache.MaxRetryAfter)
 	return int64((d + time.Second - 1) / time.Second)
 }
 

@@ -174,6 +174,8 @@ func safeCause(err error) error {
 		op  *net.OpError
 	)
 	switch {
+	case isUntrusted(err): // whatever it is wrapped in
+		return nil
 	case errors.As(err, &dns):
 		return dns
 	case errors.As(err, &op):
