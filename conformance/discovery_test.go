@@ -1,0 +1,730 @@
+package conformance_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantom-token/phantom"
+)
+
+// discovering is the fixture's configuration without the endpoints.
+func (as *fakeAS) discovering(iss string, extra ...phantom.Option) []phantom.Option {
+	options := as.options()
+	return append([]phantom.Option{
+		phantom.WithIssuer(iss), options[1], options[4], options[5], options[6], options[7],
+	}, extra...)
+}
+
+func (as *fakeAS) discoverer(extra ...phantom.Option) *phantom.Middleware {
+	as.tb.Helper()
+	m, err := phantom.New(as.discovering(issuer, extra...)...)
+	if err != nil {
+		as.tb.Fatal(err)
+	}
+	return m
+}
+
+// metadataOf is a good document of an issuer, with changes; a nil value removes
+// a member.
+func metadataOf(iss string, changes map[string]any) string {
+	m := map[string]any{
+		"issuer": iss, "introspection_endpoint": issuer + endpointPath, "jwks_uri": issuer + jwksPath,
+		"token_endpoint": issuer + "/token", "introspection_endpoint_auth_methods_supported": []string{"client_secret_basic"},
+	}
+	maps.Copy(m, changes)
+	maps.DeleteFunc(m, func(_ string, v any) bool { return v == nil })
+	return string(must(json.Marshal(m)))
+}
+
+// visited returns the URLs of all requests, in order.
+func (as *fakeAS) visited() []string {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	var urls []string
+	for _, r := range as.requests {
+		urls = append(urls, r.URL.String())
+	}
+	return urls
+}
+
+const (
+	oauthPath  = "/.well-known/oauth-authorization-server"
+	openidPath = "/.well-known/openid-configuration"
+)
+
+func TestDiscoveryURLs(t *testing.T) {
+	for _, c := range []struct {
+		issuer string
+		urls   []string // in the order in which they are tried
+	}{
+		{"https://as.test", []string{"https://as.test" + oauthPath, "https://as.test" + openidPath}},
+		{"https://as.test/", []string{"https://as.test" + oauthPath, "https://as.test" + openidPath}},
+		{"https://as.test:8443", []string{"https://as.test:8443" + oauthPath, "https://as.test:8443" + openidPath}},
+		{"https://[2001:db8::1]:8443", []string{"https://[2001:db8::1]:8443" + oauthPath, "https://[2001:db8::1]:8443" + openidPath}},
+		{"https://as.test/realms/a", []string{
+			"https://as.test" + oauthPath + "/realms/a", "https://as.test" + openidPath + "/realms/a", "https://as.test/realms/a" + openidPath,
+		}},
+		{"https://as.test/realms/a/", []string{
+			"https://as.test" + oauthPath + "/realms/a", "https://as.test" + openidPath + "/realms/a", "https://as.test/realms/a" + openidPath,
+		}},
+		{"https://as.test/a%2Fb", []string{
+			"https://as.test" + oauthPath + "/a%2Fb", "https://as.test" + openidPath + "/a%2Fb", "https://as.test/a%2Fb" + openidPath,
+		}},
+	} {
+		for at, found := range c.urls {
+			t.Run(fmt.Sprintf("%s at %d", c.issuer, at), func(t *testing.T) {
+				as := newAS(t)
+				as.introspect = answerJWT(mint("ES256", claims(map[string]any{"iss": c.issuer})))
+				as.metadata = func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.String() != found {
+						http.NotFound(w, r)
+						return
+					}
+					answer(200, "application/json", metadataOf(c.issuer, nil))(w, r)
+				}
+				m := must(phantom.New(as.discovering(c.issuer)...))
+				if n := len(as.visited()); n != 0 {
+					t.Errorf("New made %d requests", n)
+				}
+				if got := as.try(m, "opaque"); got != codeOK {
+					t.Error(got)
+				}
+				want := append(append([]string(nil), c.urls[:at+1]...), issuer+endpointPath, issuer+jwksPath)
+				if got := as.visited(); fmt.Sprint(got) != fmt.Sprint(want) {
+					t.Errorf("asked %q, want %q", got, want)
+				}
+			})
+		}
+	}
+}
+
+func TestDiscoveryStatus(t *testing.T) {
+	const both = 2 // well-known URLs
+	for _, c := range []struct {
+		name   string
+		answer http.HandlerFunc
+		want   string
+		tried  int
+		detail string
+	}{
+		{"404", http.NotFound, code502A, both, "metadata: status 404"},
+		{"400", answer(400, "", ""), code502A, both, "metadata: status 400"},
+		{"401", answer(401, "", ""), code502A, both, "metadata: status 401"},
+		{"403", answer(403, "", ""), code502A, both, "metadata: status 403"},
+		{"405", answer(405, "", ""), code502A, both, "metadata: status 405"},
+		{"410", answer(410, "", ""), code502A, both, "metadata: status 410"},
+		{"429", answer(429, "", ""), code503A, 1, "metadata: status 429"},
+		{"500", answer(500, "", ""), code503A, 1, "metadata: status 500"},
+		{"503", answer(503, "", ""), code503A, 1, "metadata: status 503"},
+		{"204", answer(204, "", ""), code502A, 1, "metadata: status 204"},
+		{"203", answer(203, "application/json", metadataOf(issuer, nil)), code502A, 1, "metadata: status 203"},
+		{"K194 302", redirect(302), code502A, 1, "metadata: status 302"},
+		{"K194 307", redirect(307), code502A, 1, "metadata: status 307"},
+		{"K194 308", redirect(308), code502A, 1, "metadata: status 308"},
+		{"HTML", answer(200, "text/html", "<html>"), code502A, 1, "metadata: not strict JSON"},
+		{"empty", answer(200, "application/json", ""), code502A, 1, "metadata: not strict JSON"},
+		{"array", answer(200, "application/json", "["+metadataOf(issuer, nil)+"]"), code502A, 1, "metadata: not strict JSON"},
+		{"bytes after the JSON", answer(200, "application/json", metadataOf(issuer, nil)+"x"), code502A, 1, "metadata: not strict JSON"},
+		{"jwks_uri twice", answer(200, "application/json", `{"jwks_uri":"https://evil.test/jwks",`+metadataOf(issuer, nil)[1:]), code502A, 1, "metadata: not strict JSON"},
+		{"issuer twice", answer(200, "application/json", `{"issuer":"https://evil.test",`+metadataOf(issuer, nil)[1:]), code502A, 1, "metadata: not strict JSON"},
+		{"BOM", answer(200, "application/json", "\ufeff"+metadataOf(issuer, nil)), code502A, 1, "metadata: not strict JSON"},
+		{"not UTF-8", answer(200, "application/json", metadataOf(issuer, map[string]any{"x": "?"})[:20]+"\xff\"}"), code502A, 1, "metadata: not strict JSON"},
+		{"256 KiB and a byte", answer(200, "application/json", metadataOf(issuer, nil)+strings.Repeat(" ", 256<<10+1-len(metadataOf(issuer, nil)))), code502A, 1, "answer larger than 262144 bytes"},
+		{"256 KiB", answer(200, "application/json", metadataOf(issuer, nil)+strings.Repeat(" ", 256<<10-len(metadataOf(issuer, nil)))), codeOK, 1, ""},
+		{"gzip", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			answer(200, "application/json", metadataOf(issuer, nil))(w, r)
+		}, code502A, 1, "Content-Encoding"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				as := newAS(t)
+				as.introspect = newToken
+				tried := 0
+				as.metadata = func(w http.ResponseWriter, r *http.Request) {
+					tried++
+					c.answer(w, r)
+				}
+				book := as.logBook()
+				m := as.discoverer(booked(book))
+				if got := as.tries(m, 1); got != c.want || tried != c.tried {
+					t.Fatalf("%s after %d requests for metadata, want %s after %d", got, tried, c.want, c.tried)
+				}
+				lines := book.take()
+				if c.want == codeOK {
+					checkLine(t, lines, codeOK, "")
+					return
+				}
+				if len(lines) != 1 || lines[0].level != slog.LevelError || lines[0].attrs["detail"] != c.detail {
+					t.Errorf("logged %v, want %q", lines, c.detail)
+				}
+				if as.calls.Load() != 0 || as.fetches.Load() != 0 {
+					t.Errorf("%d introspections, %d key set fetches", as.calls.Load(), as.fetches.Load())
+				}
+				// One attempt each second, whoever asks.
+				for range 20 {
+					if got := as.tries(m, 1); got != c.want || tried != c.tried {
+						t.Fatalf("at once: %s after %d requests", got, tried)
+					}
+				}
+				if err := m.Warm(t.Context()); err == nil {
+					t.Error("Warm saw no error")
+				}
+				synctest.Wait()
+				as.metadata = answer(200, "application/json", metadataOf(issuer, nil))
+				time.Sleep(time.Second)
+				if got := as.tries(m, 3); got != codeOK {
+					t.Errorf("recovered: %s", got)
+				}
+			})
+		})
+	}
+}
+
+// badMetadata are documents that must not be believed.
+var badMetadata = map[string]map[string]any{
+	"K199 another issuer":                    {"issuer": "https://evil.test"},
+	"K199 trailing slash":                    {"issuer": issuer + "/"},
+	"K199 other case":                        {"issuer": "https://AS.test"},
+	"K199 port":                              {"issuer": issuer + ":443"},
+	"K199 path":                              {"issuer": issuer + "/tenant"},
+	"K199 prefix":                            {"issuer": issuer + ".evil.test"},
+	"K199 missing":                           {"issuer": nil},
+	"K199 null":                              {"issuer": null},
+	"K199 array":                             {"issuer": []string{issuer}},
+	"K199 empty":                             {"issuer": ""},
+	"K199 NUL":                               {"issuer": issuer + "\x00"},
+	"K199 only ISSUER":                       {"issuer": nil, "ISSUER": issuer},
+	"K200 jwks_uri http":                     {"jwks_uri": "http://as.test/jwks"},
+	"K200 jwks_uri file":                     {"jwks_uri": "file:///etc/passwd"},
+	"K200 jwks_uri link-local":               {"jwks_uri": "http://169.254.169.254/"},
+	"K200 jwks_uri loopback":                 {"jwks_uri": "http://127.0.0.1/jwks"},
+	"K200 jwks_uri localhost":                {"jwks_uri": "http://localhost/jwks"},
+	"K200 jwks_uri relative":                 {"jwks_uri": "/jwks"},
+	"K200 jwks_uri without scheme":           {"jwks_uri": "//as.test/jwks"},
+	"K200 jwks_uri opaque":                   {"jwks_uri": "https:as.test"},
+	"K200 jwks_uri without host":             {"jwks_uri": "https:///jwks"},
+	"K200 jwks_uri port only":                {"jwks_uri": "https://:443/jwks"},
+	"K200 jwks_uri with a password":          {"jwks_uri": "https://u:p@as.test/jwks"},
+	"K200 jwks_uri with a fragment":          {"jwks_uri": "https://as.test/jwks#x"},
+	"K200 jwks_uri with an empty fragment":   {"jwks_uri": "https://as.test/jwks#"},
+	"K200 jwks_uri with a backslash":         {"jwks_uri": `https://as.test\@evil.test/jwks`},
+	"K200 jwks_uri with a line break":        {"jwks_uri": "https://as.test/jwks\r\nHost: evil.test"},
+	"K200 jwks_uri with a space in front":    {"jwks_uri": " https://as.test/jwks"},
+	"K200 jwks_uri with a bad port":          {"jwks_uri": "https://as.test:x/jwks"},
+	"K200 jwks_uri gopher":                   {"jwks_uri": "gopher://as.test/"},
+	"K200 jwks_uri data":                     {"jwks_uri": "data:application/json,{}"},
+	"K200 jwks_uri unix":                     {"jwks_uri": "unix:///var/run/docker.sock"},
+	"K200 jwks_uri number":                   {"jwks_uri": 1},
+	"K200 jwks_uri empty":                    {"jwks_uri": ""},
+	"K200 jwks_uri array":                    {"jwks_uri": []string{issuer + jwksPath}},
+	"K200 introspection_endpoint http":       {"introspection_endpoint": "http://as.test/introspect"},
+	"K200 introspection_endpoint file":       {"introspection_endpoint": "file:///etc/passwd"},
+	"K200 introspection_endpoint link-local": {"introspection_endpoint": "http://169.254.169.254/"},
+	"K200 introspection_endpoint loopback":   {"introspection_endpoint": "http://[::1]/introspect"},
+	"K200 introspection_endpoint empty":      {"introspection_endpoint": ""},
+	"K200 introspection_endpoint object":     {"introspection_endpoint": map[string]any{}},
+	"K200 introspection_endpoint no host":    {"introspection_endpoint": "https://"},
+	"K200 introspection_endpoint password":   {"introspection_endpoint": "https://u:p@as.test/introspect"},
+}
+
+func TestBadMetadataAtStart(t *testing.T) {
+	for name, changes := range badMetadata {
+		t.Run(name, func(t *testing.T) {
+			as := newAS(t)
+			as.metadata = answer(200, "application/json", metadataOf(issuer, changes))
+			book := as.logBook()
+			m := as.discoverer(booked(book))
+			err := m.Warm(t.Context())
+			var e *phantom.Error
+			if !errors.Is(err, phantom.ErrUpstream) || !errors.As(err, &e) || !strings.HasPrefix(e.Detail, "metadata: ") || e.StatusCode() != 502 {
+				t.Errorf("Warm: %v", err)
+			}
+			if got := as.try(m, "opaque"); got != code502A {
+				t.Error(got)
+			}
+			checkLine(t, book.take(), code502A, "")
+			as.onlyAsked(t, oauthPath)
+		})
+	}
+}
+
+func TestBadMetadataAtARefresh(t *testing.T) {
+	moved := map[string]map[string]any{
+		"K199 endpoint at another host":   {"introspection_endpoint": "https://evil.test" + endpointPath},
+		"K199 endpoint at another port":   {"introspection_endpoint": "https://as.test:8443" + endpointPath},
+		"K199 endpoint at a sub-domain":   {"introspection_endpoint": "https://login.as.test" + endpointPath},
+		"K199 endpoint at another case":   {"introspection_endpoint": "https://AS.test" + endpointPath},
+		"K199 endpoint gone":              {"introspection_endpoint": nil},
+		"K199 both at another host":       {"introspection_endpoint": "https://evil.test" + endpointPath, "jwks_uri": "https://evil.test" + jwksPath},
+		"K199 endpoint at an IPv6 host":   {"introspection_endpoint": "https://[::1]" + endpointPath},
+		"K199 endpoint with odd encoding": {"introspection_endpoint": "https://as%2etest" + endpointPath},
+	}
+	maps.Copy(moved, badMetadata)
+	for name, changes := range moved {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				as := newAS(t)
+				as.introspect = newToken
+				as.metadata = answer(200, "application/json", metadataOf(issuer, nil))
+				book := as.logBook()
+				m := as.discoverer(booked(book))
+				if err := m.Warm(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				as.metadata = answer(200, "application/json", metadataOf(issuer, changes))
+				time.Sleep(5*time.Minute + time.Second)
+				for range 30 { // half an hour of failing refreshes
+					if got := as.tries(m, 1); got != codeOK {
+						t.Fatalf("with the old metadata: %s", got)
+					}
+					synctest.Wait()
+					said := aboveDebug(book.take())
+					if len(said) != 1 || said[0].level != slog.LevelError ||
+						said[0].msg != "phantom: cannot renew the metadata of the authorization server" ||
+						!strings.HasPrefix(said[0].attrs["detail"], "metadata: ") {
+						t.Fatalf("logged %v", said)
+					}
+					time.Sleep(time.Minute)
+				}
+				as.onlyAsked(t, oauthPath, endpointPath, jwksPath)
+				// For ever it is not: then there is no metadata, and no verdict.
+				time.Sleep(time.Hour)
+				if got := as.tries(m, 1); got != code502A {
+					t.Errorf("an hour past its freshness: %s", got)
+				}
+				synctest.Wait()
+				as.metadata = answer(200, "application/json", metadataOf(issuer, nil))
+				time.Sleep(time.Second)
+				if got := as.tries(m, 1); got != codeOK {
+					t.Errorf("recovered: %s", got)
+				}
+				as.onlyAsked(t, oauthPath, endpointPath, jwksPath)
+			})
+		})
+	}
+}
+
+// What may change is followed: another path, another key set.
+func TestMetadataRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		as.introspect = newToken
+		as.metadata = answer(200, "application/json", metadataOf(issuer, map[string]any{"introspection_endpoint": issuer + "/old"}))
+		before := as.metadata
+		old := 0
+		as.metadata = func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/old" {
+				old++
+				newToken(w, r)
+				return
+			}
+			before(w, r)
+		}
+		m := as.discoverer()
+		if got := as.tries(m, 2); got != codeOK || old != 2 || as.calls.Load() != 0 {
+			t.Fatalf("%s, %d at the old endpoint, %d at the new", got, old, as.calls.Load())
+		}
+		before = answer(200, "application/json", metadataOf(issuer, nil))
+		time.Sleep(5*time.Minute + time.Second)
+		if got := as.tries(m, 1); got != codeOK || old != 3 {
+			t.Errorf("during the refresh: %s, %d", got, old)
+		}
+		synctest.Wait()
+		if got := as.tries(m, 2); got != codeOK || old != 3 || as.calls.Load() != 2 {
+			t.Errorf("after the refresh: %s, %d at the old endpoint, %d at the new", got, old, as.calls.Load())
+		}
+	})
+}
+
+// An endpoint that we do not use may move wherever it likes.
+func TestUnusedEndpointMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		as.introspect = newToken
+		as.metadata = answer(200, "application/json", metadataOf(issuer, map[string]any{"jwks_uri": issuer + "/old"}))
+		m := as.discoverer(phantom.WithIntrospectionEndpoint(issuer + endpointPath))
+		if got := as.tries(m, 1); got != code503A { // no keys at that URL
+			t.Error(got)
+		}
+		as.metadata = answer(200, "application/json", metadataOf(issuer, map[string]any{"introspection_endpoint": "https://moved.test/"}))
+		time.Sleep(5*time.Minute + time.Second)
+		if got := as.tries(m, 1); got != code503A { // begins the refresh
+			t.Error(got)
+		}
+		time.Sleep(time.Second)
+		if got := as.tries(m, 1); got != codeOK {
+			t.Error(got)
+		}
+		for _, u := range as.visited() {
+			if strings.Contains(u, "moved") {
+				t.Errorf("asked %s", u)
+			}
+		}
+	})
+}
+
+// The endpoint may be at another host than the issuer from the start: that is
+// what the metadata is for.
+func TestEndpointsAtOtherHosts(t *testing.T) {
+	as := newAS(t)
+	as.metadata = answer(200, "application/json", metadataOf(issuer, map[string]any{
+		"introspection_endpoint": "https://api.as.example" + endpointPath, "jwks_uri": "https://keys.as.example" + jwksPath,
+	}))
+	if got := as.try(as.discoverer(), "opaque"); got != codeOK {
+		t.Error(got)
+	}
+	want := []string{issuer + oauthPath, "https://api.as.example" + endpointPath, "https://keys.as.example" + jwksPath}
+	if got := as.visited(); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("asked %q, want %q", got, want)
+	}
+}
+
+func TestMetadataWithoutEndpoints(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		changes map[string]any
+		extra   []phantom.Option
+		want    string
+		detail  string
+	}{
+		{"no introspection_endpoint", map[string]any{"introspection_endpoint": nil}, nil, code502A, "metadata: no introspection_endpoint"},
+		{"introspection_endpoint null", map[string]any{"introspection_endpoint": null}, nil, code502A, "metadata: no introspection_endpoint"},
+		{"no jwks_uri", map[string]any{"jwks_uri": nil}, nil, code502A, "metadata: no jwks_uri"},
+		{"jwks_uri null", map[string]any{"jwks_uri": null}, nil, code502A, "metadata: no jwks_uri"},
+		{"only in another case", map[string]any{"jwks_uri": nil, "JWKS_URI": issuer + jwksPath}, nil, code502A, "metadata: no jwks_uri"},
+		{"no introspection_endpoint, given", map[string]any{"introspection_endpoint": nil}, []phantom.Option{phantom.WithIntrospectionEndpoint(issuer + endpointPath)}, codeOK, ""},
+		{"no jwks_uri, given", map[string]any{"jwks_uri": nil}, []phantom.Option{phantom.WithJWKSURL(issuer + jwksPath)}, codeOK, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			as := newAS(t)
+			as.metadata = answer(200, "application/json", metadataOf(issuer, c.changes))
+			book := as.logBook()
+			m := as.discoverer(append(c.extra, booked(book))...)
+			if got := as.try(m, "opaque"); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+			lines := book.take()
+			checkLine(t, lines, c.want, "")
+			if c.detail != "" && lines[0].attrs["detail"] != c.detail {
+				t.Errorf("logged %v, want %q", lines, c.detail)
+			}
+		})
+	}
+}
+
+func TestExplicitEndpointsWin(t *testing.T) {
+	elsewhere := metadataOf(issuer, map[string]any{
+		"introspection_endpoint": "https://other.test/introspect", "jwks_uri": "https://other.test/keys",
+	})
+	for _, c := range []struct {
+		name  string
+		extra []phantom.Option
+		want  []string // the URLs that are asked
+	}{
+		{"both given", []phantom.Option{
+			phantom.WithIntrospectionEndpoint(issuer + endpointPath), phantom.WithJWKSURL(issuer + jwksPath),
+		}, []string{issuer + endpointPath, issuer + jwksPath}},
+		{"endpoint given", []phantom.Option{phantom.WithIntrospectionEndpoint(issuer + endpointPath)},
+			[]string{issuer + endpointPath, issuer + oauthPath, "https://other.test/keys"}},
+		{"JWKS URL given", []phantom.Option{phantom.WithJWKSURL(issuer + jwksPath)},
+			[]string{issuer + oauthPath, "https://other.test/introspect", issuer + jwksPath}},
+		{"endpoint and key set given", []phantom.Option{
+			phantom.WithIntrospectionEndpoint(issuer + endpointPath), phantom.WithKeySet(phantom.StaticKeys(p256Key().Public())),
+		}, []string{issuer + endpointPath}},
+		{"key set given", []phantom.Option{phantom.WithKeySet(phantom.StaticKeys(p256Key().Public()))},
+			[]string{issuer + oauthPath, "https://other.test/introspect"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			as := newAS(t)
+			as.metadata = func(w http.ResponseWriter, r *http.Request) {
+				switch r.URL.Path {
+				case oauthPath:
+					answer(200, "application/json", elsewhere)(w, r)
+				case "/introspect":
+					answerJWT(mint("ES256", claims(nil)))(w, r)
+				case "/keys":
+					answer(200, "application/json", allKeys())(w, r)
+				}
+			}
+			if got := as.try(as.discoverer(c.extra...), "opaque"); got != codeOK {
+				t.Error(got)
+			}
+			if got := as.visited(); fmt.Sprint(got) != fmt.Sprint(c.want) {
+				t.Errorf("asked %q, want %q", got, c.want)
+			}
+		})
+	}
+	t.Run("introspector and key set given", func(t *testing.T) {
+		as := newAS(t)
+		options := as.withKeys(phantom.StaticKeys(p256Key().Public()))
+		m := must(phantom.New(options[0], options[1], options[3], phantom.WithIntrospector(introspectFunc(
+			func(context.Context, string) (*phantom.Introspection, error) {
+				return &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil)), MaxAge: -1}, nil
+			}))))
+		if err := m.Warm(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := as.try(m, "opaque"); got != codeOK || len(as.visited()) != 0 {
+			t.Errorf("%s, asked %q", got, as.visited())
+		}
+	})
+}
+
+type introspectFunc func(ctx context.Context, token string) (*phantom.Introspection, error)
+
+func (f introspectFunc) Introspect(ctx context.Context, token string) (*phantom.Introspection, error) {
+	return f(ctx, token)
+}
+
+// Plain http on the loopback interface is for an issuer that is there itself.
+func TestDiscoveryOverHTTP(t *testing.T) {
+	const local = "http://127.0.0.1:9000"
+	for _, c := range []struct {
+		name     string
+		issuer   string
+		endpoint string
+		extra    []phantom.Option
+		want     string
+	}{
+		{"loopback", local, local + endpointPath, nil, codeOK},
+		{"loopback, endpoint at another port", local, "http://127.0.0.1:9001" + endpointPath, nil, codeOK},
+		{"loopback, endpoint elsewhere", local, "http://as.test" + endpointPath, nil, code502A},
+		{"loopback, endpoint elsewhere with https", local, "https://as.test" + endpointPath, nil, codeOK},
+		{"https, endpoint at the loopback interface", issuer, local + endpointPath, nil, code502A},
+		{"http, permitted", "http://as.test", "http://as.test" + endpointPath, []phantom.Option{phantom.WithInsecureHTTP()}, codeOK},
+		{"permitted, but not any scheme", issuer, "ftp://as.test" + endpointPath, []phantom.Option{phantom.WithInsecureHTTP()}, code502A},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			as := newAS(t)
+			as.introspect = answerJWT(mint("ES256", claims(map[string]any{"iss": c.issuer})))
+			as.metadata = answer(200, "application/json", metadataOf(c.issuer, map[string]any{"introspection_endpoint": c.endpoint}))
+			m := must(phantom.New(as.discovering(c.issuer, c.extra...)...))
+			if got := as.try(m, "opaque"); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestWarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		as.introspect = newToken
+		metadata := 0
+		down := answer(503, "", "")
+		as.metadata, as.jwks = down, down
+		m := as.discoverer()
+		if err := m.Warm(t.Context()); !errors.Is(err, phantom.ErrUnavailable) {
+			t.Errorf("no metadata: %v", err)
+		}
+		as.metadata = func(w http.ResponseWriter, r *http.Request) {
+			metadata++
+			answer(200, "application/json", metadataOf(issuer, nil))(w, r)
+		}
+		time.Sleep(time.Second)
+		var e *phantom.Error
+		if err := m.Warm(t.Context()); !errors.Is(err, phantom.ErrUnavailable) || !errors.As(err, &e) ||
+			e.Reason != phantom.ReasonKeysUnavailable || e.Detail != "key set: status 503" {
+			t.Errorf("no keys: %v", err)
+		}
+		as.jwks = nil
+		time.Sleep(time.Second)
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if err := m.Warm(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if metadata != 1 || as.fetches.Load() != 2 || as.calls.Load() != 0 {
+			t.Errorf("%d, %d, %d requests", metadata, as.fetches.Load(), as.calls.Load())
+		}
+		if got := as.tries(m, 5); got != codeOK || metadata != 1 || as.fetches.Load() != 2 {
+			t.Errorf("%s, %d, %d requests", got, metadata, as.fetches.Load())
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := m.Warm(gone); err != nil { // all is there
+			t.Error(err)
+		}
+	})
+}
+
+// Metadata that does not come holds up requests no longer than a lookup may
+// take, and not at all once there was some.
+func TestHangingMetadata(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		as.introspect = newToken
+		hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+		as.metadata = hang
+		m := as.discoverer()
+		start := time.Now()
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				if got := as.tries(m, 1); got != code503A || time.Since(start) != 2*time.Second {
+					t.Errorf("%s after %v", got, time.Since(start))
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(as.recorded(oauthPath)); n != 1 {
+			t.Errorf("%d requests", n)
+		}
+		synctest.Wait()
+		as.metadata = answer(200, "application/json", metadataOf(issuer, nil))
+		time.Sleep(time.Second)
+		if got := as.tries(m, 1); got != codeOK {
+			t.Errorf("recovered: %s", got)
+		}
+		as.metadata = hang
+		time.Sleep(5*time.Minute + time.Second)
+		for range 50 {
+			start := time.Now()
+			if got := as.tries(m, 1); got != codeOK || time.Since(start) != 0 {
+				t.Fatalf("%s after %v", got, time.Since(start))
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
+
+func TestMetadataRefreshInterval(t *testing.T) {
+	for header, interval := range map[string]time.Duration{
+		"max-age=0": time.Minute, "": 5 * time.Minute, "max-age=600": 10 * time.Minute, "max-age=31536000": time.Hour,
+	} {
+		t.Run("K196 "+header, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				as := newAS(t)
+				as.introspect = newToken
+				as.metadata = func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Control", header)
+					answer(200, "application/json", metadataOf(issuer, nil))(w, r)
+				}
+				m := as.discoverer()
+				for round := range 3 {
+					if got := as.tries(m, 1); got != codeOK {
+						t.Fatal(got)
+					}
+					synctest.Wait()
+					time.Sleep(interval - time.Second)
+					if got := as.tries(m, 3); got != codeOK || len(as.recorded(oauthPath)) != round+1 {
+						t.Errorf("a second before: %s, %d requests", got, len(as.recorded(oauthPath)))
+					}
+					time.Sleep(time.Second)
+				}
+			})
+		})
+	}
+}
+
+func TestK201MetadataRequestsCarryNothing(t *testing.T) {
+	for name, auth := range map[string]phantom.ClientAuth{
+		"K201 basic":     phantom.ClientSecretBasic(clientID, clientSecret),
+		"K201 post":      phantom.ClientSecretPost(clientID, clientSecret),
+		"K201 assertion": phantom.PrivateKeyJWT(clientID, "", "ES256", p256Key()),
+		"K201 bearer":    phantom.BearerToken(func(context.Context) (string, error) { return clientSecret, nil }),
+		"K201 TLS":       phantom.TLSClientAuth(clientID),
+	} {
+		t.Run(name, func(t *testing.T) {
+			as := newAS(t)
+			as.metadata = func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Set-Cookie", "session=1")
+				if r.URL.Path == oauthPath {
+					answer(404, "", "")(w, r)
+					return
+				}
+				answer(200, "application/json", metadataOf(issuer, nil))(w, r)
+			}
+			jar := must(cookiejar.New(nil))
+			jar.SetCookies(must(url.Parse(issuer)), []*http.Cookie{{Name: "old", Value: "cookie"}})
+			m := as.discoverer(phantom.WithClientAuth(auth), phantom.WithHTTPClient(&http.Client{Transport: as, Jar: jar}))
+			r := get("Bearer opaque")
+			r.Header.Set("Cookie", "client=1")
+			if got := as.send(m.Handler, r); got != codeOK {
+				t.Error(got)
+			}
+			for _, r := range append(as.recorded(oauthPath), as.recorded(openidPath)...) {
+				bareRequest(t, r, "application/json")
+			}
+			for _, r := range as.recorded(jwksPath) {
+				bareRequest(t, r, "application/jwk-set+json, application/json")
+			}
+			if n := len(as.visited()); n != 4 {
+				t.Errorf("%d requests, want metadata twice, introspection and key set", n)
+			}
+			for _, r := range as.recorded(endpointPath) {
+				if r.Header["Cookie"] != nil {
+					t.Errorf("introspection with the cookie %q", r.Header["Cookie"])
+				}
+			}
+		})
+	}
+}
+
+// A failing JWKS behind good metadata is the keys' trouble, bad metadata
+// before it the metadata's.
+func TestWhatIsToBlame(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		metadata http.HandlerFunc
+		jwks     http.HandlerFunc
+		want     string
+		reason   phantom.Reason
+		detail   string
+	}{
+		{"key set down", answer(200, "application/json", metadataOf(issuer, nil)), answer(500, "", ""), code503A, phantom.ReasonKeysUnavailable, "key set: status 500"},
+		{"key set too large", answer(200, "application/json", metadataOf(issuer, nil)), answer(200, "application/json", strings.Repeat(" ", 1<<20)), code503A, phantom.ReasonKeysUnavailable, "key set: answer larger than 262144 bytes"},
+		{"metadata down", answer(500, "", ""), nil, code503A, phantom.ReasonKeysUnavailable, "metadata: status 500"},
+		{"metadata wrong", answer(200, "application/json", metadataOf("https://evil.test", nil)), nil, code502A, phantom.ReasonProtocol, "metadata: issuer differs from the configured one"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			as := newAS(t)
+			as.metadata, as.jwks = c.metadata, c.jwks
+			m := as.discoverer(phantom.WithIntrospectionEndpoint(issuer + endpointPath))
+			_, err := m.Verify(t.Context(), "opaque")
+			var e *phantom.Error
+			if !errors.As(err, &e) || e.Reason != c.reason || e.Detail != c.detail {
+				t.Errorf("%v, want %s: %s", err, c.reason, c.detail)
+			}
+			if got := as.try(m, "opaque"); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// K200: a scheme in upper case is https all the same, which plain http on the
+// loopback interface is not for.
+func TestK200IssuerInUpperCase(t *testing.T) {
+	const shouted = "HTTPS://as.test"
+	as := newAS(t)
+	for name, changes := range map[string]map[string]any{
+		"good":             nil,
+		"K200 endpoint":    {"introspection_endpoint": "http://127.0.0.1/introspect"},
+		"K200 jwks_uri":    {"jwks_uri": "http://localhost/jwks"},
+		"K200 both, as is": {"jwks_uri": "HTTPS://as.test/jwks"},
+	} {
+		as.metadata = answer(200, "application/json", metadataOf(shouted, changes))
+		err := must(phantom.New(as.discovering(shouted)...)).Warm(t.Context())
+		if plain := name == "K200 endpoint" || name == "K200 jwks_uri"; plain != errors.Is(err, phantom.ErrUpstream) || !plain && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,763 @@
+package conformance_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/phantom-token/phantom"
+)
+
+// An upstream is a server behind a reverse proxy that records what it gets.
+type upstream struct {
+	*httptest.Server
+	mu       sync.Mutex
+	dumps    []string      // requests as they came, without their bodies
+	headers  []http.Header // of each request
+	announce []http.Header // trailers announced by each request
+	trailers []http.Header // trailers when the body has been read
+	bodies   []string
+	serve    http.HandlerFunc // what else it does
+}
+
+func newUpstream(t *testing.T) *upstream {
+	u := &upstream{}
+	u.Server = httptest.NewServer(u)
+	t.Cleanup(u.Close)
+	return u
+}
+
+func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	dump := string(must(httputil.DumpRequest(r, false)))
+	announced := r.Trailer.Clone()
+	var body []byte
+	if r.Header.Get("Upgrade") == "" {
+		body = must(io.ReadAll(r.Body))
+	}
+	u.mu.Lock()
+	u.dumps, u.headers = append(u.dumps, dump), append(u.headers, r.Header)
+	u.announce, u.trailers = append(u.announce, announced), append(u.trailers, r.Trailer.Clone())
+	u.bodies = append(u.bodies, string(body))
+	u.mu.Unlock()
+	if u.serve != nil {
+		u.serve(w, r)
+	}
+}
+
+// proxies are both ways to make a reverse proxy: hop-by-hop fields are removed
+// after Director and before Rewrite.
+func (u *upstream) proxies() map[string]*httputil.ReverseProxy {
+	target := must(url.Parse(u.URL))
+	return map[string]*httputil.ReverseProxy{
+		"Director": {Director: func(r *http.Request) { r.URL.Scheme, r.URL.Host = target.Scheme, target.Host }},
+		"Rewrite":  {Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }},
+	}
+}
+
+func TestP53ConnectionNamesAuthorization(t *testing.T) {
+	for _, c := range []struct{ name, fields string }{
+		{"without", "Connection: close\r\n"},
+		{"lower case", "Connection: close, authorization\r\n"},
+		{"canonical", "Connection: Authorization, close\r\n"},
+		{"upper case", "Connection: AUTHORIZATION,close\r\n"},
+		{"alone", "Connection: authorization\r\n"},
+		{"twice", "Connection: authorization, close, Authorization\r\n"},
+		{"spaces and empty elements", "Connection: \t ,, authorization \t,, close,\r\n"},
+		{"two lines", "Connection: close\r\nConnection: authorization\r\n"},
+		{"two lines, both lists", "Connection: authorization, close\r\nConnection: X-Hop, authorization\r\n"},
+		{"beside other fields", "Connection: X-Hop, authorization, close\r\n"},
+		{"Keep-Alive", "Connection: keep-alive, authorization, close\r\nKeep-Alive: timeout=5\r\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			up := newUpstream(t)
+			for name, proxy := range up.proxies() {
+				as := newAS(t)
+				jwt := mint("ES256", claims(nil))
+				as.introspect = answerJWT(jwt)
+				m := as.middleware()
+				for mounting, wrap := range map[string]func(http.Handler) http.Handler{
+					"Handler": m.Handler, "Optional": m.Optional, "RequireScopes": m.RequireScopes("read"),
+					"twice": func(next http.Handler) http.Handler { return m.Handler(m.RequireScopes("read")(next)) },
+				} {
+					up.headers = nil
+					rec := exchange(t, wrap(proxy), "GET /orders HTTP/1.1\r\nHost: rs.test\r\nAuthorization: Bearer "+as.secret("opaque-token")+
+						"\r\nX-Hop: 1\r\nProxy-Authorization: Basic Zm9v\r\nTe: gzip\r\nX-Kept: 1\r\n"+c.fields+"\r\n")
+					if rec.Code != http.StatusOK || len(up.headers) != 1 {
+						t.Fatalf("%s, %s: status %d, %d requests upstream", name, mounting, rec.Code, len(up.headers))
+					}
+					got := up.headers[0]
+					if !slices.Equal(got["Authorization"], []string{"Bearer " + jwt}) {
+						t.Errorf("%s, %s: upstream got Authorization %q", name, mounting, got["Authorization"])
+					}
+					for _, hop := range []string{"Connection", "Proxy-Authorization", "Keep-Alive", "Te"} {
+						if got[hop] != nil {
+							t.Errorf("%s, %s: upstream got %s %q", name, mounting, hop, got[hop])
+						}
+					}
+					if named := strings.Contains(c.fields, "X-Hop"); named == (got["X-Hop"] != nil) || got.Get("X-Kept") != "1" {
+						t.Errorf("%s, %s: upstream got %v", name, mounting, got)
+					}
+				}
+			}
+		})
+	}
+}
+
+// What is left of Connection is what the client said, but for our field.
+func TestP53ConnectionOfTheNextHandler(t *testing.T) {
+	for _, c := range []struct{ in, want []string }{
+		{nil, nil},
+		{[]string{"close"}, []string{"close"}},
+		{[]string{"close, authorization"}, []string{"close"}},
+		{[]string{"authorization"}, nil},
+		{[]string{"Authorization", "AUTHORIZATION , "}, nil},
+		{[]string{"Upgrade, Authorization"}, []string{"Upgrade"}},
+		{[]string{"keep-alive,authorization,Upgrade"}, []string{"keep-alive, Upgrade"}},
+		{[]string{"X-Authorization, authorization2"}, []string{"X-Authorization, authorization2"}},
+	} {
+		as := newAS(t)
+		next := &spy{}
+		r := get("Bearer opaque-token")
+		if c.in != nil {
+			r.Header["Connection"] = c.in
+		}
+		before := r.Header.Clone()
+		serve(as.middleware().Handler(next), r)
+		if got := next.last().Header["Connection"]; !slices.Equal(got, c.want) {
+			t.Errorf("%q became %q, want %q", c.in, got, c.want)
+		}
+		if !reflect.DeepEqual(r.Header, before) {
+			t.Errorf("the caller's header was changed: %v", r.Header)
+		}
+	}
+}
+
+func TestP55WebSocket(t *testing.T) {
+	for _, connection := range []string{"Upgrade, Authorization", "authorization,upgrade", "keep-alive, Upgrade, authorization"} {
+		up := newUpstream(t)
+		up.serve = func(w http.ResponseWriter, r *http.Request) {
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: yes\r\n\r\n")
+			rw.Flush()
+			for {
+				line, err := rw.ReadString('\n')
+				if err != nil {
+					return
+				}
+				fmt.Fprint(rw, strings.ToUpper(line))
+				rw.Flush()
+			}
+		}
+		for name, proxy := range up.proxies() {
+			t.Run(name+" "+connection, func(t *testing.T) {
+				as := newAS(t)
+				jwt := mint("ES256", claims(nil))
+				as.introspect = answerJWT(jwt)
+				conn, in := dial(t, as.middleware().Handler(proxy))
+				must(fmt.Fprintf(conn, "GET /socket HTTP/1.1\r\nHost: rs.test\r\nConnection: %s\r\nUpgrade: websocket\r\n"+
+					"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer %s\r\n\r\n",
+					connection, as.secret("opaque-token")))
+				resp := must(http.ReadResponse(in, nil))
+				if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Sec-WebSocket-Accept") != "yes" {
+					t.Fatalf("handshake: %s %v", resp.Status, resp.Header)
+				}
+				for _, word := range []string{"ping", "pong"} {
+					must(fmt.Fprintln(conn, word))
+					if got := must(in.ReadString('\n')); got != strings.ToUpper(word)+"\n" {
+						t.Errorf("%q came back as %q", word, got)
+					}
+				}
+				got := up.headers[len(up.headers)-1]
+				if !slices.Equal(got["Authorization"], []string{"Bearer " + jwt}) ||
+					!slices.Equal(got["Connection"], []string{"Upgrade"}) || !slices.Equal(got["Upgrade"], []string{"websocket"}) {
+					t.Errorf("upstream got %v", got)
+				}
+			})
+		}
+	}
+}
+
+// Without a good token there is no handshake at all.
+func TestP55WebSocketRejected(t *testing.T) {
+	up := newUpstream(t)
+	for name, proxy := range up.proxies() {
+		as := newAS(t)
+		as.introspect = answer(204, "", "")
+		rec := exchange(t, as.middleware().Handler(proxy), "GET /socket HTTP/1.1\r\nHost: rs.test\r\nConnection: Upgrade\r\n"+
+			"Upgrade: websocket\r\nAuthorization: Bearer opaque-token\r\n\r\n")
+		delete(rec.Header(), "Date")
+		checkRejection(t, rec, code401T, false)
+		if len(up.dumps) != 0 {
+			t.Errorf("%s: upstream got %q", name, up.dumps)
+		}
+	}
+}
+
+func TestP56Trailer(t *testing.T) {
+	for _, c := range []struct {
+		name, announced, trailer string
+		want                     []string // announced upstream
+	}{
+		{"announced", "Authorization", "Authorization: Bearer evil-token\r\n", nil},
+		{"in lower case", "authorization", "authorization: Bearer evil-token\r\n", nil},
+		{"beside another", "X-Sum, Authorization", "X-Sum: 1\r\nAuthorization: Bearer evil-token\r\n", []string{"X-Sum"}},
+		{"not announced", "", "Authorization: Bearer evil-token\r\n", nil},
+		{"not announced beside another", "X-Sum", "X-Sum: 1\r\nAuthorization: Bearer evil-token\r\n", []string{"X-Sum"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			up := newUpstream(t)
+			for name, proxy := range up.proxies() {
+				as := newAS(t)
+				jwt := mint("ES256", claims(nil))
+				as.introspect = answerJWT(jwt)
+				announced := ""
+				if c.announced != "" {
+					announced = "Trailer: " + c.announced + "\r\n"
+				}
+				up.headers, up.announce, up.trailers, up.bodies = nil, nil, nil, nil
+				rec := exchange(t, as.middleware().Optional(proxy), "POST /orders HTTP/1.1\r\nHost: rs.test\r\nConnection: close\r\n"+
+					"Authorization: Bearer "+as.secret("opaque-token")+"\r\nTransfer-Encoding: chunked\r\n"+announced+
+					"\r\n4\r\nbody\r\n0\r\n"+c.trailer+"\r\n")
+				if rec.Code != http.StatusOK || len(up.headers) != 1 {
+					t.Fatalf("%s: status %d, %d requests upstream", name, rec.Code, len(up.headers))
+				}
+				if got := up.headers[0]["Authorization"]; !slices.Equal(got, []string{"Bearer " + jwt}) {
+					t.Errorf("%s: upstream got Authorization %q", name, got)
+				}
+				if got := slices.Sorted(maps.Keys(up.announce[0])); !slices.Equal(got, c.want) {
+					t.Errorf("%s: trailers announced upstream: %q", name, got)
+				}
+				if got := up.trailers[0]["Authorization"]; got != nil || up.bodies[0] != "body" {
+					t.Errorf("%s: upstream got the trailer %q, body %q", name, got, up.bodies[0])
+				}
+			}
+		})
+	}
+}
+
+// A trailer that a handler waits for is not lost, and Authorization is never in
+// it, announced or not; for anonymous requests no more than for others.
+func TestP56OtherTrailersArrive(t *testing.T) {
+	for _, announced := range []string{"X-Sum", "X-Sum, Authorization", "authorization, X-Sum"} {
+		for name, credentials := range map[string]string{"token": "Authorization: Bearer opaque-token\r\n", "anonymous": ""} {
+			var before, after http.Header
+			next := &spy{serve: func(_ http.ResponseWriter, r *http.Request) {
+				before = r.Trailer.Clone()
+				if body := string(must(io.ReadAll(r.Body))); body != "body" {
+					t.Errorf("body %q", body)
+				}
+				after = r.Trailer
+			}}
+			exchange(t, newAS(t).middleware().Optional(next), "POST /orders HTTP/1.1\r\nHost: rs.test\r\nConnection: close\r\n"+
+				credentials+"Transfer-Encoding: chunked\r\nTrailer: "+announced+
+				"\r\n\r\n4\r\nbody\r\n0\r\nX-Sum: 1\r\nAuthorization: Bearer evil-token\r\n\r\n")
+			if !maps.EqualFunc(before, http.Header{"X-Sum": nil}, slices.Equal) || !maps.EqualFunc(after, http.Header{"X-Sum": {"1"}}, slices.Equal) {
+				t.Errorf("%s, %s: %q announced, %q came", name, announced, before, after)
+			}
+		}
+	}
+}
+
+func TestP57OpaqueTokenEndsHere(t *testing.T) {
+	up := newUpstream(t)
+	for name, proxy := range up.proxies() {
+		t.Run(name, func(t *testing.T) {
+			as := newAS(t)
+			const opaque = "opaque-token-of-alice"
+			as.secret(opaque)
+			as.introspect = answerJSON(fmt.Sprintf(`{"active":true,"username":"alice","phantom_token":%q}`, mint("ES256", claims(nil))))
+			next := &spy{serve: func(w http.ResponseWriter, r *http.Request) {
+				tok, _ := phantom.FromContext(r.Context())
+				var members, payload map[string]any
+				if err := errors.Join(tok.Introspection(&members), tok.Decode(&payload)); err != nil {
+					t.Error(err)
+				}
+				seen := fmt.Sprintf("%v %+v %#v %s %v %v %v", r.Context(), tok, tok, tok.JWT(), members, payload, r.ParseForm())
+				seen += fmt.Sprint(r.Header, r.URL, r.RequestURI, r.Trailer, r.Form, r.PostForm, r.Referer(), r.Cookies(), r.Pattern)
+				if found := as.leaks(seen); found != nil {
+					t.Errorf("the next handler sees %q", found)
+				}
+				proxy.ServeHTTP(w, r)
+			}}
+			m := as.middleware()
+			for range 2 { // a miss and a hit
+				rec := exchange(t, m.Handler(next), "GET /orders?page=2 HTTP/1.1\r\nHost: rs.test\r\nConnection: close\r\n"+
+					"Authorization: Bearer "+opaque+"\r\nReferer: https://app.test/orders\r\nCookie: session=1\r\n\r\n")
+				if rec.Code != http.StatusOK {
+					t.Fatalf("status %d", rec.Code)
+				}
+				if found := as.leaks(rec.Body.String() + fmt.Sprint(rec.Header())); found != nil {
+					t.Errorf("the client sees %q", found)
+				}
+			}
+			if found := as.leaks(strings.Join(up.dumps, "\n")); found != nil {
+				t.Errorf("upstream sees %q", found)
+			}
+		})
+	}
+}
+
+func TestP57PrintingAToken(t *testing.T) {
+	as := newAS(t)
+	jwt := as.secret(mint("ES256", claims(nil)))
+	as.introspect = answerJWT(jwt)
+	tok := must(as.middleware().Verify(t.Context(), as.secret("opaque-token")))
+	type session struct {
+		Token *phantom.Token
+		Value phantom.Token
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		for _, v := range []any{tok, *tok, session{tok, *tok}, &session{tok, *tok}, []*phantom.Token{tok}, []phantom.Token{*tok}} {
+			text := fmt.Sprintf(verb, v)
+			if verb == "%x" {
+				text = strings.ReplaceAll(text, fmt.Sprintf("%x", jwt), jwt)
+			}
+			if found := as.leaks(text); found != nil {
+				t.Errorf("%s of %T shows the JWT", verb, v)
+			}
+		}
+	}
+	if got := fmt.Sprint(tok); got != "phantom.Token(redacted)" {
+		t.Errorf("%q", got)
+	}
+	if got := fmt.Sprint((*phantom.Token)(nil)); got != "<nil>" {
+		t.Errorf("%q", got)
+	}
+	var logged bytes.Buffer
+	for _, h := range []slog.Handler{slog.NewTextHandler(&logged, nil), slog.NewJSONHandler(&logged, nil)} {
+		slog.New(h).Info("x", "pointer", tok, "value", *tok, "inside", session{tok, *tok}, "list", []*phantom.Token{tok}, "none", (*phantom.Token)(nil))
+	}
+	logged.Write(must(json.Marshal(session{tok, *tok})))
+	if found := as.leaks(logged.String()); found != nil {
+		t.Errorf("the JWT is logged: %s", logged.String())
+	}
+	if !strings.Contains(logged.String(), "pointer.issuer="+issuer+" pointer.client_id=app pointer.expiry=") || strings.Contains(logged.String(), "panick") {
+		t.Errorf("logged: %s", logged.String())
+	}
+}
+
+// snapshot copies what a request says, to see whether it was changed.
+func snapshot(r *http.Request) string {
+	return fmt.Sprintf("%v %v %v %v %v %v %v %p", r.Method, r.URL, r.Header, r.Trailer, r.Form, r.Host, r.ContentLength, r.Body)
+}
+
+func TestP61TheCallersRequestStaysAsItWas(t *testing.T) {
+	as := newAS(t)
+	m := as.middleware()
+	r := httptest.NewRequest(http.MethodPost, "https://rs.test/orders?a=1", strings.NewReader("b=2"))
+	r.Header = http.Header{"Authorization": {"Bearer opaque-token"}, "Connection": {"authorization"}, "X-Other": {"1"}}
+	r.Trailer = http.Header{"Authorization": nil, "X-Sum": nil}
+	before := snapshot(r)
+	next := &spy{serve: func(_ http.ResponseWriter, inner *http.Request) {
+		inner.Header.Set("X-Added", "1")
+		inner.Header.Del("X-Other")
+		inner.Header["Authorization"][0] = "Bearer evil"
+	}}
+	serve(m.Handler(next), r)
+	if after := snapshot(r); after != before {
+		t.Errorf("before %s\nafter  %s", before, after)
+	}
+	if _, ok := phantom.FromContext(r.Context()); ok {
+		t.Error("the caller's context has the token")
+	}
+	if body := string(must(io.ReadAll(next.last().Body))); body != "b=2" || next.last().ContentLength != r.ContentLength {
+		t.Errorf("the body is %q", body)
+	}
+}
+
+func TestP61NextCannotChangeTheCachedToken(t *testing.T) {
+	as := newAS(t)
+	jwt := mint("ES256", claims(map[string]any{"aud": []string{audience, "https://other.test"}, "nested": map[string]any{"list": []int{1, 2}}}))
+	as.introspect = answerJSON(fmt.Sprintf(`{"active":true,"roles":["a","b"],"phantom_token":%q}`, jwt))
+	m := as.middleware()
+	spoil := &spy{serve: func(_ http.ResponseWriter, r *http.Request) {
+		tok, _ := phantom.FromContext(r.Context())
+		r.Header["Authorization"][0] = "Bearer evil"
+		r.Header["Authorization"] = append(r.Header["Authorization"], "Bearer evil")
+		r.URL.Path, r.URL.RawQuery = "/evil", "evil=1"
+		r.Form = url.Values{"evil": {"1"}}
+		tok.Audience()[0] = "evil"
+		tok.Scopes()[0] = "admin"
+		var payload, members map[string]any
+		if err := errors.Join(tok.Decode(&payload), tok.Introspection(&members)); err != nil {
+			t.Error(err)
+		}
+		payload["sub"] = "root"
+		payload["nested"].(map[string]any)["list"].([]any)[0] = "evil"
+		members["roles"].([]any)[0] = "evil"
+		var raw struct{ Nested []byte }
+		_ = tok.Decode(&raw)
+		var whole jsonBytes
+		if err := tok.Decode(&whole); err != nil {
+			t.Error(err)
+		}
+		for i := range whole {
+			whole[i] = 'x'
+		}
+		other := get()
+		tok.SetAuthHeader(other)
+		other.Header["Authorization"][0] = "Bearer evil"
+	}}
+	serve(m.Handler(spoil), get("Bearer opaque-token"))
+	next := &spy{}
+	if got := as.outcome(serve(m.Handler(next), get("Bearer opaque-token")), next, 0); got != codeOK {
+		t.Fatalf("%s", got)
+	}
+	tok, r := next.tokens[0], next.last()
+	if got := r.Header["Authorization"]; !slices.Equal(got, []string{"Bearer " + jwt}) || r.URL.Path != "/orders" || r.Form != nil {
+		t.Errorf("%q, %v, %v", got, r.URL, r.Form)
+	}
+	var payload, members map[string]any
+	if err := errors.Join(tok.Decode(&payload), tok.Introspection(&members)); err != nil {
+		t.Error(err)
+	}
+	if payload["sub"] != "alice" || fmt.Sprint(payload["nested"]) != "map[list:[1 2]]" || fmt.Sprint(members["roles"]) != "[a b]" ||
+		!slices.Equal(tok.Audience(), []string{audience, "https://other.test"}) || !slices.Equal(tok.Scopes(), []string{"read", "write"}) {
+		t.Errorf("%v %v %v %v", payload, members, tok.Audience(), tok.Scopes())
+	}
+	if n := as.calls.Load(); n != 1 {
+		t.Errorf("the server was asked %d times", n)
+	}
+}
+
+// jsonBytes keeps the bytes that a decoder hands it.
+type jsonBytes []byte
+
+func (b *jsonBytes) UnmarshalJSON(data []byte) error { *b = data; return nil }
+
+func TestP63PanicsOfNextPassThrough(t *testing.T) {
+	type custom struct{ int }
+	for _, value := range []any{http.ErrAbortHandler, "a string", errors.New("an error"), custom{1}} {
+		as := newAS(t)
+		m := as.middleware()
+		for mounting, wrap := range map[string]func(http.Handler) http.Handler{
+			"Handler": m.Handler, "Optional": m.Optional, "Require": m.Require(),
+			"nested": func(next http.Handler) http.Handler { return m.Handler(m.RequireScopes("read")(next)) },
+		} {
+			rec := httptest.NewRecorder()
+			func() {
+				defer func() {
+					if got := recover(); got != value {
+						t.Errorf("%s: panic %v came out as %v", mounting, value, got)
+					}
+				}()
+				wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(value) })).ServeHTTP(rec, get("Bearer opaque-token"))
+			}()
+			delete(rec.Header(), "Vary")
+			if rec.Body.Len() != 0 || len(rec.Header()) != 0 {
+				t.Errorf("%s: %v %q were added", mounting, rec.Header(), rec.Body)
+			}
+			if got := as.try(m, "opaque-token"); got != codeOK || as.calls.Load() != 1 {
+				t.Errorf("%s: afterwards %s, the server was asked %d times", mounting, got, as.calls.Load())
+			}
+		}
+		if strings.Contains(as.logs.String(), "ERROR") {
+			t.Errorf("logged: %s", as.logs.String())
+		}
+	}
+}
+
+func TestP63AbortOverASocket(t *testing.T) {
+	as := newAS(t)
+	conn, in := dial(t, as.middleware().Handler(&spy{serve: func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "part")
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}}))
+	must(io.WriteString(conn, "GET / HTTP/1.1\r\nHost: rs.test\r\nAuthorization: Bearer opaque-token\r\n\r\n"))
+	resp := must(http.ReadResponse(in, nil))
+	if body, err := io.ReadAll(resp.Body); string(body) != "part" || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%q, %v", body, err)
+	}
+}
+
+// The writer that next gets is the one that the server made.
+func TestP64TheResponseWriterIsUntouched(t *testing.T) {
+	as := newAS(t)
+	m := as.middleware()
+	for name, wrap := range map[string]func(http.Handler) http.Handler{
+		"Handler": m.Handler, "Optional": m.Optional, "Require": m.Require(), "RequireScopes": m.RequireScopes("read"),
+	} {
+		rec := httptest.NewRecorder()
+		var got http.ResponseWriter
+		wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { got = w })).ServeHTTP(rec, get("Bearer opaque-token"))
+		if got != http.ResponseWriter(rec) {
+			t.Errorf("%s: next got another writer", name)
+		}
+	}
+}
+
+func TestP64WhatAWriterCanDo(t *testing.T) {
+	const request = "GET / HTTP/1.1\r\nHost: rs.test\r\nAuthorization: Bearer opaque-token\r\n\r\n"
+	t.Run("Flusher", func(t *testing.T) {
+		as := newAS(t)
+		read := make(chan struct{})
+		conn, in := dial(t, as.middleware().Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "first")
+			w.(http.Flusher).Flush()
+			<-read
+			io.WriteString(w, "second")
+		})))
+		must(io.WriteString(conn, request))
+		body := must(http.ReadResponse(in, nil)).Body
+		first := make([]byte, 5)
+		must(io.ReadFull(body, first))
+		close(read)
+		if rest := must(io.ReadAll(body)); string(first) != "first" || string(rest) != "second" {
+			t.Errorf("%q, %q", first, rest)
+		}
+	})
+	t.Run("Hijacker", func(t *testing.T) {
+		as := newAS(t)
+		conn, in := dial(t, as.middleware().Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			io.WriteString(conn, "not HTTP at all")
+		})))
+		must(io.WriteString(conn, request))
+		if got := must(io.ReadAll(in)); string(got) != "not HTTP at all" {
+			t.Errorf("%q", got)
+		}
+	})
+	t.Run("ResponseController", func(t *testing.T) {
+		as := newAS(t)
+		conn, in := dial(t, as.middleware().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			rc := http.NewResponseController(w)
+			far := time.Now().Add(time.Hour)
+			if err := errors.Join(rc.SetReadDeadline(far), rc.SetWriteDeadline(far), rc.EnableFullDuplex(), rc.Flush()); err != nil {
+				t.Error(err)
+			}
+			io.Copy(w, r.Body)
+		})))
+		must(io.WriteString(conn, "POST / HTTP/1.1\r\nHost: rs.test\r\nAuthorization: Bearer opaque-token\r\nContent-Length: 4\r\n\r\necho"))
+		if got := must(io.ReadAll(must(http.ReadResponse(in, nil)).Body)); string(got) != "echo" {
+			t.Errorf("%q", got)
+		}
+	})
+	t.Run("ReaderFrom", func(t *testing.T) {
+		as := newAS(t)
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, bytes.Repeat([]byte("x"), 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		conn, in := dial(t, as.middleware().Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			file := must(os.Open(path))
+			defer file.Close()
+			if n, err := w.(io.ReaderFrom).ReadFrom(file); n != 1<<20 || err != nil {
+				t.Errorf("%d, %v", n, err)
+			}
+		})))
+		must(io.WriteString(conn, request))
+		if got := must(io.ReadAll(must(http.ReadResponse(in, nil)).Body)); len(got) != 1<<20 {
+			t.Errorf("%d bytes", len(got))
+		}
+	})
+	t.Run("HTTP 2 server push and flush", func(t *testing.T) {
+		as := newAS(t)
+		srv := startHTTP2(t, as.middleware().Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if _, ok := w.(http.Pusher); !ok {
+				t.Error("no Pusher")
+			}
+			w.(http.Flusher).Flush()
+			io.WriteString(w, "served")
+		})))
+		r := must(http.NewRequest(http.MethodGet, srv.URL, nil))
+		r.Header.Set("Authorization", "Bearer opaque-token")
+		if rec := roundTrip(t, srv, r); rec.Body.String() != "served" {
+			t.Errorf("%q", rec.Body)
+		}
+	})
+}
+
+func TestP65AnswersOfNextAreItsOwn(t *testing.T) {
+	as := newAS(t)
+	m := as.middleware()
+	for range 2 {
+		next := &spy{serve: func(w http.ResponseWriter, _ *http.Request) {
+			w.Header()["Www-Authenticate"] = []string{"Foo", `Bar  realm=x,y="z"`}
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Content-Type", "text/weird")
+			w.WriteHeader(http.StatusUnauthorized)
+			io.WriteString(w, "no!")
+		}}
+		rec := serve(m.Handler(next), get("Bearer opaque-token"))
+		want := http.Header{
+			"Www-Authenticate": {"Foo", `Bar  realm=x,y="z"`}, "Cache-Control": {"max-age=60"}, "Content-Type": {"text/weird"},
+		}
+		if rec.Code != http.StatusUnauthorized || !reflect.DeepEqual(rec.Header(), want) || rec.Body.String() != "no!" {
+			t.Errorf("%d %v %q", rec.Code, rec.Header(), rec.Body)
+		}
+	}
+	if n := as.calls.Load(); n != 1 {
+		t.Errorf("the server was asked %d times", n)
+	}
+	up := newUpstream(t)
+	up.serve = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Www-Authenticate"] = []string{"Foo"}
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+	for name, proxy := range up.proxies() {
+		rec := serve(m.Handler(proxy), get("Bearer opaque-token"))
+		if got := rec.Header()["Www-Authenticate"]; rec.Code != http.StatusUnauthorized || !slices.Equal(got, []string{"Foo"}) {
+			t.Errorf("%s: %d %q", name, rec.Code, got)
+		}
+	}
+	if n := as.calls.Load(); n != 1 {
+		t.Errorf("the server was asked %d times", n)
+	}
+}
+
+func TestP69ContextWithoutToken(t *testing.T) {
+	type own struct{ Sub string }
+	for name, ctx := range map[string]context.Context{
+		"empty": t.Context(), "nil token": phantom.NewContext(t.Context(), nil),
+	} {
+		if tok, ok := phantom.FromContext(ctx); tok != nil || ok {
+			t.Errorf("%s: %v, %v", name, tok, ok)
+		}
+		if c, err := phantom.Claims[own](ctx); c != (own{}) || !errors.Is(err, phantom.ErrNoToken) {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+		if c, err := phantom.Claims[*own](ctx); c != nil || !errors.Is(err, phantom.ErrNoToken) {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+		if c, err := phantom.Claims[map[string]any](ctx); c != nil || !errors.Is(err, phantom.ErrNoToken) {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+	}
+}
+
+func TestP69ContextWithToken(t *testing.T) {
+	as := newAS(t)
+	as.introspect = answerJWT(mint("ES256", claims(map[string]any{"tenant": "blue", "level": 3})))
+	tok := must(as.middleware().Verify(t.Context(), "opaque-token"))
+	ctx := phantom.NewContext(t.Context(), tok)
+	if got, ok := phantom.FromContext(ctx); got != tok || !ok {
+		t.Errorf("%v, %v", got, ok)
+	}
+	type own struct {
+		Sub    string `json:"sub"`
+		Tenant string `json:"tenant"`
+		Level  int    `json:"level"`
+	}
+	if c, err := phantom.Claims[own](ctx); c != (own{"alice", "blue", 3}) || err != nil {
+		t.Errorf("%v, %v", c, err)
+	}
+	if c, err := phantom.Claims[*own](ctx); err != nil || *c != (own{"alice", "blue", 3}) {
+		t.Errorf("%v, %v", c, err)
+	}
+	// Half of the claims are the claims of nobody.
+	type wrong struct {
+		Sub    string `json:"sub"`
+		Tenant int    `json:"tenant"`
+	}
+	if c, err := phantom.Claims[wrong](ctx); c != (wrong{}) || err == nil {
+		t.Errorf("%v, %v", c, err)
+	}
+	if _, ok := phantom.FromContext(phantom.NewContext(ctx, nil)); ok {
+		t.Error("a nil token does not hide the outer one")
+	}
+}
+
+func TestP71LargeJWT(t *testing.T) {
+	jwt := ""
+	for n := 20 << 10; len(jwt) < 30<<10; n += 64 {
+		jwt = mint("ES256", claims(map[string]any{"filler": strings.Repeat("x", n)}))
+	}
+	if len(jwt) > 32<<10 {
+		t.Fatalf("a JWT of %d bytes", len(jwt))
+	}
+	up := newUpstream(t)
+	for name, proxy := range up.proxies() {
+		as := newAS(t)
+		as.introspect = answerJWT(jwt)
+		rec := exchange(t, as.middleware().Handler(proxy),
+			"GET / HTTP/1.1\r\nHost: rs.test\r\nConnection: close\r\nAuthorization: Bearer "+as.secret("opaque-token")+"\r\n\r\n")
+		if rec.Code != http.StatusOK {
+			t.Fatalf("%s: status %d", name, rec.Code)
+		}
+		if got := up.headers[len(up.headers)-1]["Authorization"]; !slices.Equal(got, []string{"Bearer " + jwt}) {
+			t.Errorf("%s: upstream got %d values", name, len(got))
+		}
+	}
+}
+
+// What a router knows of a request is known behind the middleware too.
+func TestNextSeesTheRoute(t *testing.T) {
+	as := newAS(t)
+	m := as.middleware()
+	var got string
+	route := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Pattern + " " + r.PathValue("id") })
+	inside, around := http.NewServeMux(), http.NewServeMux()
+	inside.Handle("GET /orders/{id}", m.RequireScopes("read")(route))
+	around.Handle("GET /orders/{id}", route)
+	for name, h := range map[string]http.Handler{"inside": inside, "around": m.Handler(around)} {
+		got = ""
+		r := httptest.NewRequest(http.MethodGet, "https://rs.test/orders/17", nil)
+		r.Header.Set("Authorization", "Bearer opaque-token")
+		if serve(h, r); got != "GET /orders/{id} 17" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+// A body goes through byte for byte, whatever its type: nothing parses it.
+func TestNextGetsTheBody(t *testing.T) {
+	body := "token=evil&access_token=evil\r\n\x00\xff"
+	for _, contentType := range []string{"application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json", ""} {
+		as := newAS(t)
+		var got string
+		next := &spy{serve: func(_ http.ResponseWriter, r *http.Request) { got = string(must(io.ReadAll(r.Body))) }}
+		rec := exchange(t, as.middleware().Handler(next), fmt.Sprintf("POST / HTTP/1.1\r\nHost: rs.test\r\nConnection: close\r\n"+
+			"Authorization: Bearer opaque-token\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", contentType, len(body), body))
+		if rec.Code != http.StatusOK || got != body {
+			t.Errorf("%s: %d, %q", contentType, rec.Code, got)
+		}
+	}
+}
+
+// A client that is gone is next's business once the token is good.
+func TestNextSeesTheClientLeave(t *testing.T) {
+	as := newAS(t)
+	m := as.middleware()
+	if got := as.try(m, "opaque-token"); got != codeOK {
+		t.Fatal(got)
+	}
+	ended := make(chan struct{})
+	srv := httptest.NewServer(m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done()
+		close(ended)
+	})))
+	defer srv.Close()
+	conn := must(net.Dial("tcp", srv.Listener.Addr().String()))
+	must(io.WriteString(conn, "GET / HTTP/1.1\r\nHost: rs.test\r\nAuthorization: Bearer opaque-token\r\n\r\n"))
+	conn.Close()
+	<-ended
+}

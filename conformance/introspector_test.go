@@ -1,0 +1,335 @@
+package conformance_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantom-token/phantom"
+)
+
+// An introspector is an Introspector of the caller's own that counts its calls.
+type introspector struct {
+	ask   func(ctx context.Context, token string) (*phantom.Introspection, error)
+	calls atomic.Int64
+}
+
+func (i *introspector) Introspect(ctx context.Context, token string) (*phantom.Introspection, error) {
+	i.calls.Add(1)
+	return i.ask(ctx, token)
+}
+
+// introspected returns a Middleware with the introspector; the fixture's server
+// has the keys and the log.
+func introspected(as *fakeAS, i *introspector, extra ...phantom.Option) *phantom.Middleware {
+	as.tb.Helper()
+	opts := as.options(append(extra, phantom.WithIntrospector(i))...)
+	// Without WithIntrospectionEndpoint and WithClientAuth.
+	m, err := phantom.New(append(append(opts[:2:2], opts[3]), opts[5:]...)...)
+	if err != nil {
+		as.tb.Fatal(err)
+	}
+	return m
+}
+
+func TestIntrospector(t *testing.T) {
+	const text = "secret-in-a-text"
+	jwt := mint("ES256", claims(nil))
+	now := time.Now()
+	active := func(change func(*phantom.Introspection)) *phantom.Introspection {
+		answer := &phantom.Introspection{Active: true, JWT: jwt, MaxAge: -1}
+		if change != nil {
+			change(answer)
+		}
+		return answer
+	}
+	withClaims := func(text string) *phantom.Introspection {
+		return active(func(a *phantom.Introspection) { a.Claims = []byte(text) })
+	}
+	var typedNil *phantom.Introspection
+	for name, c := range map[string]struct {
+		answer     *phantom.Introspection
+		err        error
+		want       string
+		remembered bool
+	}{
+		"active":                        {active(nil), nil, codeOK, true},
+		"active, not to be kept":        {active(func(a *phantom.Introspection) { a.MaxAge = 0 }), nil, codeOK, false},
+		"active, kept as long as it is": {active(func(a *phantom.Introspection) { a.MaxAge = 1 << 62 }), nil, codeOK, true},
+		"inactive":                      {&phantom.Introspection{}, nil, code401T, true},
+		"inactive with a JWT":           {active(func(a *phantom.Introspection) { a.Active = false }), nil, code401T, true},
+		"inactive with junk":            {&phantom.Introspection{Claims: []byte("junk"), Expiry: now.Add(time.Hour)}, nil, code401T, true},
+		"nothing at all":                {nil, nil, code502A, false},
+		"a typed nil":                   {typedNil, nil, code502A, false},
+		"active without a JWT":          {active(func(a *phantom.Introspection) { a.JWT = "" }), nil, code502A, false},
+		"active with junk for a JWT":    {active(func(a *phantom.Introspection) { a.JWT = "junk" }), nil, code502A, false},
+		"the JWT with a line break":     {active(func(a *phantom.Introspection) { a.JWT += "\n" }), nil, code502A, false},
+		"a JWT of another key": {active(func(a *phantom.Introspection) {
+			a.JWT = compact("ES256", p384Key(), `{"alg":"ES256","kid":"k-ES256"}`, `{}`)
+		}), nil, code401T, false},
+		"expired by the answer":     {active(func(a *phantom.Introspection) { a.Expiry = now.Add(-time.Hour) }), nil, code401T, false},
+		"expires later":             {active(func(a *phantom.Introspection) { a.Expiry = now.Add(time.Hour) }), nil, codeOK, true},
+		"claims":                    {withClaims(`{"active":true,"sub":"alice"}`), nil, codeOK, true},
+		"claims, not JSON":          {withClaims(`junk`), nil, code502A, false},
+		"claims, not an object":     {withClaims(`[]`), nil, code502A, false},
+		"claims, member twice":      {withClaims(`{"sub":"alice","sub":"alice"}`), nil, code502A, false},
+		"claims of another subject": {withClaims(`{"sub":"mallory"}`), nil, code401T, false},
+		"claims of a refresh token": {withClaims(`{"token_use":"refresh_token"}`), nil, code401T, false},
+		"claims of a bound token":   {withClaims(`{"cnf":{"jkt":"x"}}`), nil, code401T, false},
+
+		"ErrUpstream":                   {nil, phantom.ErrUpstream, code502A, false},
+		"ErrUpstream, wrapped":          {nil, fmt.Errorf(text+": %w", phantom.ErrUpstream), code502A, false},
+		"ErrInvalidToken":               {nil, phantom.ErrInvalidToken, code401T, true},
+		"ErrInvalidToken, wrapped":      {nil, fmt.Errorf(text+": %w", phantom.ErrInvalidToken), code401T, true},
+		"ErrInvalidToken, joined":       {nil, errors.Join(errors.New(text), phantom.ErrInvalidToken), code401T, true},
+		"ErrUnavailable":                {nil, fmt.Errorf(text+": %w", phantom.ErrUnavailable), code503A, false},
+		"an Error, inactive":            {nil, &phantom.Error{Reason: phantom.ReasonInactive}, code401T, true},
+		"an Error, refused JWT":         {nil, &phantom.Error{Reason: phantom.ReasonJWTRejected}, code401T, false},
+		"an Error, unavailable":         {nil, &phantom.Error{Reason: phantom.ReasonUnavailable}, code503A, false},
+		"plain error":                   {nil, errors.New(text), code503A, false},
+		"deadline":                      {nil, context.DeadlineExceeded, code503A, false},
+		"cancelled":                     {nil, fmt.Errorf(text+": %w", context.Canceled), code503A, false},
+		"an answer and a plain error":   {active(nil), errors.New(text), code503A, false},
+		"an answer and ErrUpstream":     {active(nil), phantom.ErrUpstream, code502A, false},
+		"inactive and a plain error":    {&phantom.Introspection{}, errors.New(text), code503A, false},
+		"a configuration error of ours": {nil, &phantom.ConfigError{Option: "x", Reason: text}, code503A, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			as := newAS(t)
+			as.secret(text)
+			as.secret(jwt)
+			i := &introspector{ask: func(_ context.Context, token string) (*phantom.Introspection, error) {
+				if token != "token-of-alice" {
+					t.Errorf("asked about %q", token)
+				}
+				return c.answer, c.err
+			}}
+			m := introspected(as, i)
+			for range 3 {
+				if got := as.try(m, "token-of-alice"); got != c.want {
+					t.Fatalf("outcome %s, want %s\n%s", got, c.want, as.logs.String())
+				}
+			}
+			calls := int64(3)
+			if c.remembered {
+				calls = 1
+			}
+			if got := i.calls.Load(); got != calls {
+				t.Errorf("asked %d times, want %d", got, calls)
+			}
+			_, err := m.Verify(t.Context(), "token-of-alice")
+			if as.leaks(fmt.Sprint(err)) != nil {
+				t.Errorf("error %v", err)
+			}
+			if n := len(as.recorded(endpointPath)); n != 0 {
+				t.Errorf("the endpoint was asked %d times", n)
+			}
+		})
+	}
+}
+
+// A panic of an Introspector ends in 500, for all who wait, and harms nobody
+// after them. Its value, of which nobody knows what it holds, is not shown.
+func TestIntrospectorPanics(t *testing.T) {
+	for name, fail := range map[string]func(){
+		"text":    func() { panic("secret-in-a-text") },
+		"error":   func() { panic(errors.New("secret-in-a-text")) },
+		"runtime": func() { s := []string{}; _ = s[len(s)] },
+		"nil":     func() { panic(nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				as := newAS(t)
+				as.secret("secret-in-a-text")
+				failing := true
+				i := &introspector{ask: func(context.Context, string) (*phantom.Introspection, error) {
+					time.Sleep(time.Millisecond)
+					if failing {
+						fail()
+					}
+					return &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil))}, nil
+				}}
+				m := introspected(as, i)
+				outcomes := make(chan string, 100)
+				for range cap(outcomes) {
+					go func() { outcomes <- as.try(m, "tok") }()
+				}
+				for range cap(outcomes) {
+					if got := <-outcomes; got != code500I {
+						t.Fatal(got)
+					}
+				}
+				failing = false
+				if got := as.try(m, "tok"); got != codeOK || i.calls.Load() != 2 {
+					t.Errorf("afterwards %s, asked %d times", got, i.calls.Load())
+				}
+				if log := as.logs.String(); !strings.Contains(log, "reason=internal") || !strings.Contains(log, "stack=") {
+					t.Error(log)
+				}
+			})
+		})
+	}
+}
+
+func TestIntrospectorContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type key struct{}
+		as := newAS(t)
+		i := &introspector{ask: func(ctx context.Context, _ string) (*phantom.Introspection, error) {
+			if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) != 2*time.Second {
+				t.Errorf("deadline %v, %v", deadline, ok)
+			}
+			if ctx.Value(key{}) != "value" {
+				t.Error("the values of the request's context are gone")
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+		m := introspected(as, i)
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
+		time.AfterFunc(time.Second, cancel)
+		start := time.Now()
+		if _, err := m.Verify(ctx, "tok"); !errors.Is(err, phantom.ErrUnavailable) || time.Since(start) != time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		// The lookup goes on without its first caller, to its own end.
+		if _, err := m.Verify(context.WithValue(t.Context(), key{}, "value"), "tok"); !errors.Is(err, phantom.ErrUnavailable) || time.Since(start) != 2*time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		if got := i.calls.Load(); got != 1 {
+			t.Errorf("asked %d times", got)
+		}
+		// One that does not listen to its context keeps nobody waiting.
+		i.ask = func(context.Context, string) (*phantom.Introspection, error) {
+			time.Sleep(time.Minute)
+			return &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil))}, nil
+		}
+		start = time.Now()
+		if got := as.try(m, "other"); got != code503A || time.Since(start) != 2*time.Second {
+			t.Errorf("%s after %v", got, time.Since(start))
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// What an Introspector does with its answer afterwards changes nothing.
+func TestIntrospectorKeepsItsAnswer(t *testing.T) {
+	as := newAS(t)
+	answer := &phantom.Introspection{MaxAge: -1}
+	i := &introspector{ask: func(context.Context, string) (*phantom.Introspection, error) {
+		*answer = phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil)), Claims: []byte(`{"dept":"r&d"}`), MaxAge: -1}
+		return answer, nil
+	}}
+	m := introspected(as, i)
+	tok, err := m.Verify(t.Context(), "tok")
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(answer.Claims, `{"dept":"x&x"}`)
+	answer.JWT, answer.Active = "", false
+	for range 2 {
+		var got struct{ Dept string }
+		if err := tok.Introspection(&got); err != nil || got.Dept != "r&d" || tok.JWT() == "" {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if tok, err = m.Verify(t.Context(), "tok"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The built-in client's bounds on how long to keep an answer hold for others.
+func TestIntrospectorMaxAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct{ maxAge, expiry, life time.Duration }{
+			{-1, 0, 60 * time.Second},
+			{5 * time.Second, 0, 5 * time.Second},
+			{time.Hour, 0, 60 * time.Second},
+			{time.Hour, 20 * time.Second, 20 * time.Second},
+			{10 * time.Second, 20 * time.Second, 10 * time.Second},
+		} {
+			as := newAS(t)
+			i := &introspector{}
+			i.ask = func(context.Context, string) (*phantom.Introspection, error) {
+				as.calls.Add(1)
+				answer := &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil)), MaxAge: c.maxAge}
+				if c.expiry > 0 {
+					answer.Expiry = time.Now().Add(c.expiry)
+				}
+				return answer, nil
+			}
+			m := introspected(as, i, phantom.WithRefreshAhead(0))
+			if life := cachedFor(t, as, m); life < c.life*7/8 || life > c.life {
+				t.Errorf("max-age %v, exp in %v: kept for %v, want %v or up to an eighth less", c.maxAge, c.expiry, life, c.life)
+			}
+		}
+	})
+}
+
+func TestIntrospectorExcludes(t *testing.T) {
+	i := &introspector{}
+	var none *introspector
+	for _, c := range []struct {
+		name string
+		opts []phantom.Option
+		want []string // the mistakes, as "option: reason"
+	}{
+		{"alone", []phantom.Option{phantom.WithIntrospector(i)}, nil},
+		{"nil", []phantom.Option{phantom.WithIntrospector(nil)}, []string{"WithIntrospector: nil"}},
+		{"typed nil", []phantom.Option{phantom.WithIntrospector(none)}, []string{"WithIntrospector: nil"}},
+		{"endpoint", []phantom.Option{phantom.WithIntrospector(i), phantom.WithIntrospectionEndpoint(issuer + "/i")}, []string{"WithIntrospector: excludes WithIntrospectionEndpoint"}},
+		{"the other order", []phantom.Option{phantom.WithIntrospectionEndpoint(issuer + "/i"), phantom.WithIntrospector(i)}, []string{"WithIntrospector: excludes WithIntrospectionEndpoint"}},
+		{"all four", []phantom.Option{
+			phantom.WithIntrospector(i), phantom.WithIntrospectionEndpoint(issuer + "/i"), phantom.WithClientAuth(phantom.NoClientAuth()),
+			phantom.WithJSONResponse("jwt"), phantom.WithStrictCacheControl(),
+		}, []string{
+			"WithIntrospector: excludes WithIntrospectionEndpoint", "WithIntrospector: excludes WithClientAuth",
+			"WithIntrospector: excludes WithJSONResponse", "WithIntrospector: excludes WithStrictCacheControl",
+		}},
+		{"neither", nil, []string{"WithClientAuth: is required"}},
+	} {
+		_, err := phantom.New(append(c.opts, phantom.WithIssuer(issuer), phantom.WithAudience(audience))...)
+		var got []string
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, one := range joined.Unwrap() {
+				var config *phantom.ConfigError
+				if errors.As(one, &config) {
+					got = append(got, config.Option+": "+config.Reason)
+				}
+			}
+		}
+		if string(must(json.Marshal(got))) != string(must(json.Marshal(c.want))) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// An Introspector can ask for a pause as a server does with Retry-After.
+func TestIntrospectorThatAsksToWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &introspector{ask: func(context.Context, string) (*phantom.Introspection, error) {
+			return nil, &phantom.Error{Reason: phantom.ReasonUnavailable, RetryAfter: 7 * time.Second}
+		}}
+		as := newAS(t)
+		m := introspected(as, i)
+		for range 7 {
+			if got := as.try(m, "token-of-alice"); got != code503A {
+				t.Error(got)
+			}
+			time.Sleep(999 * time.Millisecond)
+		}
+		if got := i.calls.Load(); got != 1 {
+			t.Errorf("asked %d times in 7 s", got)
+		}
+		time.Sleep(time.Second)
+		if as.try(m, "token-of-alice"); i.calls.Load() != 2 {
+			t.Errorf("asked %d times after 7 s", i.calls.Load())
+		}
+	})
+}

@@ -1,0 +1,7 @@
+//go:build race
+
+package conformance_test
+
+// The race detector makes everything several times slower, so tests of many
+// requests make do with a tenth.
+const scale = 10

@@ -1,5 +1,0 @@
-//go:build !race
-
-package phantom_test
-
-const scale = 1

@@ -1,7 +1,0 @@
-//go:build race
-
-package phantom_test
-
-// The race detector makes everything several times slower, so tests of many
-// requests make do with a tenth.
-const scale = 10
