@@ -1,0 +1,74 @@
+// Package failure is the one word by which everything below the root says that
+// it has no verified token to give: the class of what happened, the detail for
+// the log, how long to wait, and the cause.
+//
+// A failure is either a verdict on the token or the absence of one, and only
+// the failure itself says which. HTTP status codes are decided above, in one
+// table.
+package failure
+
+import (
+	"errors"
+	"time"
+)
+
+// A Class is a kind of failure.
+type Class uint8
+
+// The classes. The first five are verdicts, the others the absence of one.
+const (
+	NoCredentials Class = iota + 1 // the request carries no bearer token
+	Malformed                      // the request breaks the grammar of RFC 6750
+	Inactive                       // the authorization server says so
+	Refused                        // a check refused the JWT or what came with it
+	Insufficient                   // the token does not permit the request
+	Protocol                       // an answer that cannot be used
+	Unavailable                    // no answer in time
+	NoKeys                         // no keys to judge with
+	Internal                       // a hook or this module panicked
+)
+
+// An Error is a failure. It is immutable once it has been returned. None of its
+// fields ever holds a token, a JWT, a key, a secret or anything that the
+// authorization server wrote.
+type Error struct {
+	Class  Class
+	Detail string        // names the rule or the check that failed
+	Wait   time.Duration // when the server asked to be asked again; 0: it did not
+	Cause  error         // safe to show; may be nil
+}
+
+// New returns a failure without a cause.
+func New(class Class, detail string) *Error { return &Error{Class: class, Detail: detail} }
+
+// Because returns a failure with a cause that is safe to show.
+func Because(class Class, detail string, cause error) *Error {
+	return &Error{Class: class, Detail: detail, Cause: cause}
+}
+
+// From returns the failure in err. An error that holds none becomes one of the
+// fallback class, and its text is dropped: it could say anything.
+func From(err error, fallback Class, detail string) *Error {
+	var e *Error
+	if errors.As(err, &e) && e != nil {
+		return e
+	}
+	return New(fallback, detail)
+}
+
+// IsVerdict reports whether the request or its token was judged.
+func (e *Error) IsVerdict() bool { return e.Class <= Insufficient }
+
+// IsOutage reports whether there was no verdict because nobody answered.
+func (e *Error) IsOutage() bool { return e.Class == Unavailable || e.Class == NoKeys }
+
+// Error describes the failure. It is safe to show.
+func (e *Error) Error() string {
+	if e.Cause != nil {
+		return e.Detail + ": " + e.Cause.Error()
+	}
+	return e.Detail
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Cause }
