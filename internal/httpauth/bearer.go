@@ -1,0 +1,108 @@
+// Package httpauth knows the grammar of the fields Authorization and
+// WWW-Authenticate (RFC 9110 section 11, RFC 6750): it reads credentials and
+// writes challenges.
+package httpauth
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/phantom-token/phantom/internal/failure"
+)
+
+// Bearer is the scheme of RFC 6750. A field's value is the scheme, a space and
+// the token.
+const Bearer = "Bearer"
+
+// maxTokenSize is the longest opaque token that is looked at, in bytes.
+const maxTokenSize = 8 << 10
+
+// Credentials returns the values of all Authorization fields, in any spelling:
+// net/http canonicalizes names on arrival, but an outer middleware can put any
+// key into the map.
+func Credentials(h http.Header) []string {
+	values := h["Authorization"]
+	for name := range h {
+		if len(name) == len("Authorization") && name != "Authorization" && IsAuthorization(name) {
+			values = append(slices.Clip(values), h[name]...)
+		}
+	}
+	return values
+}
+
+// IsAuthorization reports whether name is that of the Authorization field, in
+// any spelling.
+func IsAuthorization(name string) bool { return strings.EqualFold(name, "Authorization") }
+
+// The two ways of having no credentials. Only a request without any
+// Authorization field can be an anonymous one.
+var (
+	ErrNoField   = failure.New(failure.NoCredentials, "no Authorization field")
+	ErrNotBearer = failure.New(failure.NoCredentials, "not the Bearer scheme")
+)
+
+func malformed(detail string) error { return failure.New(failure.Malformed, detail) }
+
+// BearerToken extracts the token by the grammar of RFC 6750 section 2.1: one
+// field, the scheme in any case (RFC 9110 section 11.1), one or more spaces. It
+// leaves it to [CheckToken] to judge the rest.
+func BearerToken(h http.Header) (string, error) {
+	values := Credentials(h)
+	switch len(values) {
+	case 0:
+		return "", ErrNoField
+	case 1:
+	default:
+		return "", malformed("repeated Authorization field")
+	}
+	v := values[0]
+	if len(v) < len(Bearer) || !strings.EqualFold(v[:len(Bearer)], Bearer) {
+		return "", ErrNotBearer
+	}
+	rest := v[len(Bearer):]
+	if rest != "" && tokenChar[rest[0]] {
+		return "", ErrNotBearer // a longer scheme name that begins with ours
+	}
+	if rest == "" || rest[0] != ' ' {
+		return "", malformed("no space after the scheme")
+	}
+	if rest = strings.TrimLeft(rest, " "); rest == "" {
+		return "", malformed("no token after the scheme")
+	}
+	return rest, nil
+}
+
+// CheckToken refuses an empty token as missing, and one that is not a b64token
+// (RFC 6750 section 2.1) of at most 8 KiB as malformed.
+func CheckToken(token string) error {
+	if token == "" {
+		return ErrNoField
+	}
+	if len(token) > maxTokenSize {
+		return malformed("token too long")
+	}
+	n := 0
+	for n < len(token) && b64tokenChar[token[n]] {
+		n++
+	}
+	if n == 0 || strings.Trim(token[n:], "=") != "" {
+		return malformed("not a b64token")
+	}
+	return nil
+}
+
+const alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+// b64tokenChar holds the characters of a b64token before its padding.
+var b64tokenChar = charTable(alphanumeric + "-._~+/")
+
+// tokenChar holds the characters of a token as in RFC 9110 section 5.6.2.
+var tokenChar = charTable(alphanumeric + "!#$%&'*+-.^_`|~")
+
+func charTable(chars string) (t [256]bool) {
+	for i := range len(chars) {
+		t[chars[i]] = true
+	}
+	return t
+}
