@@ -1,0 +1,66 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/httpcache"
+)
+
+// ReadBody reads a whole body of at most limit bytes. An answer that breaks off
+// is no answer; a compressed one, which we do not ask for, is refused.
+func ReadBody(resp *http.Response, limit int64) ([]byte, error) {
+	if resp.ContentLength > limit {
+		return nil, tooLarge(limit)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, failure.Because(failure.Unavailable, "answer broke off", safeCause(err))
+	case int64(len(body)) > limit:
+		return nil, tooLarge(limit)
+	case len(resp.Header.Values("Content-Encoding")) > 0 || resp.Uncompressed:
+		return nil, failure.New(failure.Protocol, "Content-Encoding")
+	}
+	return body, nil
+}
+
+func tooLarge(limit int64) error {
+	return failure.New(failure.Protocol, fmt.Sprintf("answer larger than %d bytes", limit))
+}
+
+// GetDocument fetches a JSON document of the authorization server, without
+// credentials. maxAge is negative if the server does not say how long it may be
+// kept. The error is a [*StatusError] or a [*failure.Error].
+func (c *Client) GetDocument(ctx context.Context, target, accept string, limit int64) (body []byte, maxAge time.Duration, err error) {
+	resp, err := c.Send(ctx, func(ctx context.Context) (*http.Request, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+		if err != nil {
+			return nil, failure.New(failure.Protocol, "not a URL")
+		}
+		req.Header.Set("Accept", accept)
+		req.Header.Set("Accept-Encoding", "identity")
+		return req, nil
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { _ = resp.Body.Close() }() // its error cannot matter: the body was read or is given up
+	if body, err = ReadBody(resp, limit); err != nil {
+		return nil, 0, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, 0, &StatusError{resp.StatusCode}
+	}
+	return body, httpcache.Freshness(resp.Header, false), nil
+}
+
+// A StatusError is the status of a document that could not be had.
+type StatusError struct{ Status int }
+
+// Error describes the error.
+func (e *StatusError) Error() string { return fmt.Sprintf("status %d", e.Status) }
