@@ -1,0 +1,59 @@
+package claims
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/phantom-token/phantom/internal/jose"
+)
+
+// registered are the claims that are given a meaning here.
+var registered = []string{
+	"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "scope", "cnf", "act",
+	"token_use", "token_usage", "token_type",
+}
+
+var registeredInAnswers = append(slices.Clip(registered), "active")
+
+// ambiguous returns the name that stands in the object in another spelling, if
+// any. A JSON reader that folds case, such as encoding/json, would take "SUB"
+// for "sub": what handlers decode must not differ from what was checked.
+func ambiguous(members jose.Object, names []string) string {
+	for name := range members.All() {
+		for _, r := range names {
+			if len(name) >= len(r) && name != r && strings.EqualFold(name, r) {
+				return r
+			}
+		}
+	}
+	return ""
+}
+
+// readAudience reads a string or an array of strings, without empty ones. ok
+// is false for anything else; an absent claim is an empty audience.
+func readAudience(v jose.Value) (audience []string, ok bool) {
+	if !v.Exists() {
+		return nil, true
+	}
+	if one, isText := v.Text(); isText {
+		audience = []string{one}
+	} else if audience, ok = v.Texts(); !ok {
+		return nil, false
+	}
+	// NUL separates the audiences in a Token.
+	unfit := func(a string) bool { return a == "" || strings.Contains(a, "\x00") }
+	return audience, !slices.ContainsFunc(audience, unfit)
+}
+
+// readScope reads the scope claim as a list separated by single spaces: a
+// string (RFC 9068 section 2.2.3) or an array of strings, as some servers have
+// it. Anything else is no scope at all.
+func readScope(v jose.Value) string {
+	list, ok := v.Texts()
+	if !ok {
+		text, _ := v.Text()
+		list = strings.Split(text, " ")
+	}
+	list = slices.DeleteFunc(list, func(s string) bool { return s == "" || strings.Contains(s, " ") })
+	return strings.Join(list, " ")
+}
