@@ -91,6 +91,31 @@ func (o Object) All() iter.Seq2[string, Value] {
 	}
 }
 
+// AppendJSON appends the object without the member of the given name to dst: the other
+// members in order of their names, their values as they came but for white space
+// between tokens. Nothing is escaped that need not be.
+func (o Object) AppendJSON(dst []byte, without string) []byte {
+	out := bytes.NewBuffer(append(dst, '{'))
+	names := json.NewEncoder(out)
+	names.SetEscapeHTML(false) // or some bytes would take six times their room
+	separate := false
+	for _, m := range o.members {
+		if string(m.name) == without {
+			continue
+		}
+		if separate {
+			out.WriteByte(',')
+		}
+		separate = true
+		_ = names.Encode(string(m.name)) // a string always encodes
+		out.Truncate(out.Len() - 1)      // the encoder's line break
+		out.WriteByte(':')
+		_ = json.Compact(out, m.value.raw) // it was parsed before
+	}
+	out.WriteByte('}')
+	return out.Bytes()
+}
+
 // Exists reports whether the member was there at all, null included.
 func (v Value) Exists() bool { return len(v.raw) > 0 }
 

@@ -1,0 +1,158 @@
+package introspection
+
+import (
+	"bytes"
+	"fmt"
+	"mime"
+	"net/http"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/claims"
+	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/httpcache"
+	"github.com/phantom-token/phantom/internal/jose"
+	"github.com/phantom-token/phantom/internal/upstream"
+)
+
+// An Answer is what an authorization server says of one token.
+type Answer struct {
+	Active bool
+	JWT    string
+	// Members are those of a JSON answer; Text is their JSON without the JWT's.
+	Members jose.Object
+	Text    []byte
+	Expiry  time.Time     // the answer's own exp; zero if it has none
+	MaxAge  time.Duration // how long it may be kept; negative: not said
+}
+
+func protocolFault(detail string) error { return failure.New(failure.Protocol, detail) }
+
+// read classifies a response: by status, then media type, then body, never by
+// what was asked for.
+func (c *Client) read(resp *http.Response) (*Answer, error) {
+	body, err := upstream.ReadBody(resp, maxAnswerSize)
+	switch status := resp.StatusCode; {
+	case status == http.StatusTooManyRequests, status >= 500:
+		return nil, overloaded(resp)
+	case err != nil:
+		return nil, err
+	case status == http.StatusOK:
+	case status == http.StatusNoContent && c.Member == "" && len(body) == 0:
+		return &Answer{MaxAge: -1}, nil
+	default:
+		return nil, refusedStatus(status, body)
+	}
+	types := resp.Header.Values("Content-Type")
+	if len(types) != 1 {
+		return nil, protocolFault("Content-Type missing or repeated")
+	}
+	mediaType, _, err := mime.ParseMediaType(types[0])
+	if err != nil {
+		return nil, protocolFault("Content-Type malformed")
+	}
+	maxAge := httpcache.Freshness(resp.Header, c.Strict)
+	switch mediaType {
+	case typeJWT:
+		if line, ok := bytes.CutSuffix(body, []byte("\n")); ok {
+			body = bytes.TrimSuffix(line, []byte("\r"))
+		}
+		return &Answer{Active: true, JWT: string(body), MaxAge: maxAge}, nil
+	case typeJSON:
+		return c.readJSON(body, maxAge)
+	case "application/token-introspection+jwt":
+		return nil, protocolFault("an RFC 9701 answer, which is no access token")
+	}
+	return nil, protocolFault("neither " + typeJWT + " nor " + typeJSON)
+}
+
+// overloaded is the outage that a status alone tells of, with any body.
+func overloaded(resp *http.Response) error {
+	f := failure.New(failure.Unavailable, fmt.Sprintf("status %d", resp.StatusCode))
+	f.Wait, _ = httpcache.RetryAfter(resp.Header, time.Now())
+	return f
+}
+
+// refusedStatus classifies a status that comes with no answer about the token.
+// One of them is a verdict all the same: the server does not introspect this
+// kind of token, which is as good as inactive.
+func refusedStatus(status int, body []byte) error {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return refusedCredentials(status)
+	case http.StatusBadRequest:
+		members, err := jose.ParseObject(body)
+		if err != nil {
+			break
+		}
+		switch code, _ := members.Get("error").Text(); code {
+		case "unsupported_token_type":
+			return failure.New(failure.Inactive, "unsupported_token_type")
+		case "invalid_client", "unauthorized_client":
+			return refusedCredentials(status)
+		}
+	}
+	return protocolFault(fmt.Sprintf("status %d", status))
+}
+
+func refusedCredentials(status int) error {
+	return protocolFault(fmt.Sprintf("the authorization server refuses the introspection client's credentials: status %d", status))
+}
+
+// readJSON reads the answer of RFC 7662 section 2.2 with the JWT as one of its
+// members.
+func (c *Client) readJSON(body []byte, maxAge time.Duration) (*Answer, error) {
+	members, err := jose.ParseObject(body)
+	if err != nil {
+		return nil, protocolFault("not strict JSON")
+	}
+	active, ok := members.Get("active").Bool()
+	if !ok {
+		return nil, protocolFault("active is missing or no boolean")
+	}
+	if !active {
+		return &Answer{MaxAge: -1}, nil
+	}
+	answer := &Answer{Active: true, Members: members, MaxAge: maxAge}
+	if exp := members.Get("exp"); exp.Exists() && !exp.IsNull() {
+		sec, ok := exp.NumericDate()
+		if !ok {
+			return nil, protocolFault("exp is no date")
+		}
+		answer.Expiry = time.Unix(sec, 0)
+	}
+	name, err := c.member(members)
+	if err != nil {
+		return nil, err
+	}
+	if answer.JWT, ok = members.Get(name).Text(); !ok {
+		return nil, protocolFault("the JWT member is no string")
+	}
+	answer.Text = members.AppendJSON(nil, name)
+	return answer, nil
+}
+
+// member returns the name of the one member that holds the JWT: the configured
+// one, or else Curity's or Keycloak's.
+func (c *Client) member(members jose.Object) (string, error) {
+	names := []string{"phantom_token", "jwt"}
+	if c.Member != "" {
+		names = []string{c.Member}
+	}
+	found := ""
+	for _, name := range names {
+		switch {
+		case !members.Get(name).Exists():
+		case found != "":
+			return "", protocolFault("more than one JWT member")
+		default:
+			found = name
+		}
+	}
+	if found == "" {
+		if err := claims.CheckUse(members); err != nil {
+			return "", err // a verdict comes before a fault in the set-up
+		}
+		return "", protocolFault("active, but no JWT: the authorization server is not set up to give one")
+	}
+	return found, nil
+}

@@ -1,0 +1,84 @@
+// Package introspection is the client of RFC 7662: it asks the authorization
+// server about an opaque token and turns the answer into a verdict, or into the
+// reason why it is none.
+package introspection
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/upstream"
+)
+
+const (
+	typeJWT  = "application/jwt"
+	typeJSON = "application/json"
+)
+
+// maxAnswerSize bounds the body of an answer, in bytes.
+const maxAnswerSize = 64 << 10
+
+// A Client asks one introspection endpoint. It is safe for concurrent use.
+type Client struct {
+	// Endpoint returns the URL of the endpoint.
+	Endpoint func(context.Context) (string, error)
+	Upstream *upstream.Client
+	// Authenticate adds this service's credentials to a request or its form.
+	Authenticate func(*http.Request, url.Values) error
+	// Member holds the JWT in a JSON answer. If it is empty, application/jwt is
+	// asked for.
+	Member string
+	// Strict obeys no-store and no-cache.
+	Strict bool
+}
+
+// Ask asks about the token. The error is a [*failure.Error].
+func (c *Client) Ask(ctx context.Context, token string) (*Answer, error) {
+	endpoint, err := c.Endpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.Upstream.Send(ctx, func(ctx context.Context) (*http.Request, error) {
+		return c.request(ctx, endpoint, token)
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }() // its error cannot matter: the body was read or is given up
+	return c.read(resp)
+}
+
+// accept is one media type alone: servers compare the whole field with one
+// string, and a list or a weight silently gives plain JSON.
+func (c *Client) accept() string {
+	if c.Member != "" {
+		return typeJSON
+	}
+	return typeJWT
+}
+
+// request makes the request of RFC 7662 section 2.1, with fresh credentials.
+// It carries nothing of the request that is being authenticated.
+func (c *Client) request(ctx context.Context, endpoint, token string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, http.NoBody)
+	if err != nil {
+		return nil, protocolFault("introspection endpoint: not a URL")
+	}
+	req.Header.Set("Accept", c.accept())
+	form := url.Values{"token": {token}, "token_type_hint": {"access_token"}}
+	if c.Authenticate(req, form) != nil {
+		// Any error of its is no verdict on the token.
+		return nil, failure.New(failure.Unavailable, "client authentication")
+	}
+	body := form.Encode()
+	req.ContentLength = int64(len(body))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
+	req.Body, _ = req.GetBody()
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept-Encoding", "identity") // or the transport would ask for gzip and inflate it
+	return req, nil
+}
