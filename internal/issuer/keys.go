@@ -1,0 +1,182 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/jose"
+)
+
+// A Key is a public key of the issuer. It is retired when it leaves the issuer's
+// set, and every verdict that rests on it ends with it.
+type Key struct {
+	*jose.Key
+	retired atomic.Bool
+}
+
+// Retired is false for the nil Key, which stands for a key that is not ours to
+// know.
+func (k *Key) Retired() bool { return k != nil && k.retired.Load() }
+
+// KeyList is a set of keys of one issuer.
+type KeyList []*Key
+
+// maxCandidates bounds the keys tried for one JWT that has no kid, or a kid
+// that several keys have.
+const maxCandidates = 4
+
+// Verify checks the JWT with the keys that its kid names. Without a kid, or with
+// one that meets keys without any, it tries each eligible key. It returns the
+// key that fits.
+func (l KeyList) Verify(msg *jose.Message) (*Key, error) { return l.verify(msg, len(l)) }
+
+func (l KeyList) verify(msg *jose.Message, most int) (*Key, error) {
+	named := msg.KeyID != "" && slices.ContainsFunc(l, func(k *Key) bool { return k.ID() == msg.KeyID })
+	refused := error(failure.New(failure.Refused, "kid"))
+	tried := 0
+	for _, key := range l {
+		eligible := key.Allows(msg.Algorithm) &&
+			(msg.KeyID == "" || key.ID() == "" && !named || key.ID() == msg.KeyID)
+		if !eligible {
+			continue
+		}
+		if tried++; tried > most {
+			break
+		}
+		err := key.Verify(msg)
+		if err == nil {
+			return key, nil
+		}
+		refused = Refusal(err)
+	}
+	return nil, refused
+}
+
+// Refusal turns what jose says of a JWT into a failure: a verdict if the JWT is
+// well formed, the server's fault if it is not.
+func Refusal(err error) error {
+	var r *jose.Rejection
+	if errors.As(err, &r) {
+		return failure.New(failure.Refused, r.Check)
+	}
+	return failure.New(failure.Protocol, "not a strict compact JWS")
+}
+
+// Keys is the issuer's key set behind its JWKS URL. It is safe for concurrent
+// use.
+type Keys struct{ document[KeyList] }
+
+// maxKeySetSize bounds the key set's document, in bytes.
+const maxKeySetSize = 256 << 10
+
+// NewKeys returns the key set behind the URL that the function returns. It
+// fetches nothing.
+func NewKeys(c Config, url func(context.Context) (string, error)) *Keys {
+	k := &Keys{}
+	fetch := func(ctx context.Context, old *KeyList) (*KeyList, time.Duration, error) {
+		target, err := url(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		const accept = "application/jwk-set+json, application/json"
+		body, maxAge, err := c.Upstream.GetDocument(ctx, target, accept, maxKeySetSize)
+		if err != nil {
+			return nil, 0, noKeySet(err)
+		}
+		parsed, dropped, err := jose.ParseKeySet(body)
+		if err != nil {
+			return nil, 0, noKeySet(err)
+		}
+		c.Events.KeysDropped(dropped)
+		return replaceKeys(old, parsed), maxAge, nil
+	}
+	k.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed("key set", f) })
+	return k
+}
+
+// replaceKeys makes the new set. A key that is in both sets stays the same Key;
+// one that is not is retired. One that is listed twice counts once, or only one
+// of the two would be retired.
+func replaceKeys(old *KeyList, parsed []*jose.Key) *KeyList {
+	gone := map[[32]byte]*Key{}
+	if old != nil {
+		for _, key := range *old {
+			gone[key.Thumbprint()] = key
+		}
+	}
+	list := make(KeyList, 0, len(parsed))
+	listed := map[[32]byte]bool{}
+	for _, key := range parsed {
+		id := key.Thumbprint()
+		if listed[id] {
+			continue
+		}
+		listed[id] = true
+		kept, ok := gone[id]
+		if !ok {
+			kept = &Key{Key: key}
+		}
+		delete(gone, id)
+		list = append(list, kept)
+	}
+	for _, key := range gone {
+		key.retired.Store(true)
+	}
+	return &list
+}
+
+// Verify checks the JWT with the current keys. If none of them fits, it refetches
+// the set, until it has one that was requested after the JWT had come or must
+// wait with the next refetch. It returns the key that fits.
+func (k *Keys) Verify(ctx context.Context, msg *jose.Message) (*Key, error) {
+	before, received := k.current.Load(), k.clock.Now()
+	set, err := k.get(ctx)
+	for {
+		if err != nil {
+			return nil, keysUnavailable(err)
+		}
+		key, refused := set.value.verify(msg, maxCandidates)
+		if refused == nil || set != before && set.requestedAt.Mono >= received.Mono {
+			return key, refused
+		}
+		last := set
+		if set, err = k.newerThan(ctx, last); err == nil && set == last {
+			return nil, refused
+		}
+	}
+}
+
+// Fetch fetches the key set unless it is there.
+func (k *Keys) Fetch(ctx context.Context) error {
+	if _, err := k.get(ctx); err != nil {
+		return keysUnavailable(err)
+	}
+	return nil
+}
+
+// noKeySet says why there is no key set: no answer to the request for it is a
+// verdict on the JWT.
+func noKeySet(err error) error {
+	detail := err.Error() // of a status, or of what is wrong with the JSON
+	var f *failure.Error
+	if errors.As(err, &f) {
+		detail = f.Detail
+	}
+	return failure.New(failure.NoKeys, "key set: "+detail)
+}
+
+// keysUnavailable is the absence of a verdict. What the metadata is to blame
+// for stays what it is.
+func keysUnavailable(err error) error {
+	f := failure.From(err, failure.NoKeys, "key set")
+	if f.Class == failure.Unavailable {
+		own := *f
+		own.Class = failure.NoKeys
+		return &own
+	}
+	return f
+}

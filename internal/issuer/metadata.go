@@ -1,0 +1,172 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/jose"
+	"github.com/phantom-token/phantom/internal/upstream"
+)
+
+// A Config says whose documents are fetched and how.
+type Config struct {
+	Issuer       string
+	InsecureHTTP bool          // plain http is permitted
+	Timeout      time.Duration // of one fetch
+	Upstream     *upstream.Client
+	Events       Events
+}
+
+// Events are told what an operator must know. None may be nil.
+type Events struct {
+	// NotRenewed is told that a usable document, the "metadata" or the "key
+	// set", could not be renewed and stays in use.
+	NotRenewed func(document string, f *failure.Error)
+	// KeysDropped is told why keys of the key set are not used.
+	KeysDropped func(reasons []error)
+}
+
+// Metadata finds the endpoints of an authorization server in its metadata (RFC
+// 8414, OpenID Connect Discovery), when they are first needed.
+type Metadata struct {
+	document[endpoints]
+	// pinned: credentials go to the introspection endpoint and must not follow it
+	// to another host.
+	pinned atomic.Bool
+}
+
+// endpoints is what is used of the metadata (RFC 8414 section 2).
+type endpoints struct{ introspection, jwks string }
+
+// maxMetadataSize bounds the metadata's document, in bytes.
+const maxMetadataSize = 256 << 10
+
+// NewMetadata returns the Metadata of an issuer. It fetches nothing.
+func NewMetadata(c Config) *Metadata {
+	m := &Metadata{}
+	fetch := func(ctx context.Context, old *endpoints) (*endpoints, time.Duration, error) {
+		body, maxAge, err := getMetadata(ctx, c)
+		if err != nil {
+			return nil, 0, err
+		}
+		found, err := readMetadata(body, c)
+		if err != nil {
+			return nil, 0, err
+		}
+		if old != nil && m.pinned.Load() && !sameHost(old.introspection, found.introspection) {
+			return nil, 0, metadataFault("the introspection endpoint moved to another host")
+		}
+		return found, maxAge, nil
+	}
+	m.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed("metadata", f) })
+	return m
+}
+
+func metadataFault(detail string) error { return failure.New(failure.Protocol, "metadata: "+detail) }
+
+// getMetadata tries the well-known URLs of the issuer in turn, until one does
+// not answer 404 or the like.
+func getMetadata(ctx context.Context, c Config) (body []byte, maxAge time.Duration, err error) {
+	for _, target := range wellKnown(c.Issuer) {
+		body, maxAge, err = c.Upstream.GetDocument(ctx, target, "application/json", maxMetadataSize)
+		var status *upstream.StatusError
+		if !errors.As(err, &status) {
+			return body, maxAge, err
+		}
+		err = metadataFault(status.Error())
+		if status.Status == http.StatusTooManyRequests || status.Status >= 500 {
+			return nil, 0, failure.New(failure.Unavailable, "metadata: "+status.Error())
+		}
+		if status.Status < 400 {
+			return nil, 0, err
+		}
+	}
+	return nil, 0, err
+}
+
+// wellKnown returns the URLs at which an issuer's metadata may be: with the
+// well-known part between host and path (RFC 8414 section 3), and behind the
+// path, as OpenID Connect Discovery has it.
+func wellKnown(issuer string) []string {
+	u, err := url.Parse(issuer)
+	if err != nil {
+		return nil // New has refused it
+	}
+	path := strings.TrimSuffix(u.EscapedPath(), "/")
+	origin := u.Scheme + "://" + u.Host
+	urls := []string{
+		origin + "/.well-known/oauth-authorization-server" + path,
+		origin + "/.well-known/openid-configuration" + path,
+	}
+	if path != "" {
+		urls = append(urls, origin+path+"/.well-known/openid-configuration")
+	}
+	return urls
+}
+
+// readMetadata reads the document. The issuer must be identical to the one it
+// was asked of (RFC 8414 section 3.3).
+func readMetadata(body []byte, c Config) (*endpoints, error) {
+	members, err := jose.ParseObject(body)
+	if err != nil {
+		return nil, metadataFault("not strict JSON")
+	}
+	if named, _ := members.Get("issuer").Text(); named != c.Issuer {
+		return nil, metadataFault("issuer differs from the configured one")
+	}
+	// Plain http on the loopback interface is for an issuer that is there itself.
+	https := !c.InsecureHTTP && isHTTPS(c.Issuer)
+	found := &endpoints{}
+	for _, endpoint := range []struct {
+		name string
+		to   *string
+	}{{"introspection_endpoint", &found.introspection}, {"jwks_uri", &found.jwks}} {
+		v := members.Get(endpoint.name)
+		if !v.Exists() || v.IsNull() {
+			continue
+		}
+		text, ok := v.Text()
+		if !ok || upstream.CheckURL(text, c.InsecureHTTP) != "" || https && !isHTTPS(text) {
+			return nil, metadataFault(endpoint.name + " is not an absolute https URL")
+		}
+		*endpoint.to = text
+	}
+	return found, nil
+}
+
+func isHTTPS(url string) bool { return strings.HasPrefix(strings.ToLower(url), "https:") }
+
+func sameHost(a, b string) bool {
+	from, err1 := url.Parse(a)
+	to, err2 := url.Parse(b)
+	return a == "" || err1 == nil && err2 == nil && from.Scheme == to.Scheme && from.Host == to.Host
+}
+
+// IntrospectionEndpoint returns the introspection_endpoint. From the first call
+// on it may not move to another host.
+func (m *Metadata) IntrospectionEndpoint(ctx context.Context) (string, error) {
+	m.pinned.Store(true)
+	return m.endpoint(ctx, "introspection_endpoint", func(e *endpoints) string { return e.introspection })
+}
+
+// JWKSURL returns the jwks_uri.
+func (m *Metadata) JWKSURL(ctx context.Context) (string, error) {
+	return m.endpoint(ctx, "jwks_uri", func(e *endpoints) string { return e.jwks })
+}
+
+func (m *Metadata) endpoint(ctx context.Context, name string, of func(*endpoints) string) (string, error) {
+	s, err := m.get(ctx)
+	if err != nil {
+		return "", failure.From(err, failure.Unavailable, "metadata")
+	}
+	if of(s.value) == "" {
+		return "", metadataFault("no " + name)
+	}
+	return of(s.value), nil
+}
