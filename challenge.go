@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/httpcache"
 )
 
@@ -41,7 +43,7 @@ func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error) (tol
 		p := recover()
 		if !guard.answered && p != http.ErrAbortHandler {
 			if p != nil {
-				told, p = panicked(p), nil
+				told, p = rejection(failure.FromPanic(p)), nil
 			}
 			j.setHeader(w.Header(), told)
 			writeProblem(w, r, told)
@@ -81,76 +83,37 @@ func retrySeconds(d time.Duration) int64 {
 	return int64((d + time.Second - 1) / time.Second)
 }
 
-// challenge renders the one challenge of a rejection: RFC 6750 section 3, with
-// at least one auth-param, none of them twice.
+// challenge renders the one challenge of a rejection (RFC 6750 section 3).
 func (j *rejecter) challenge(k kind, e *Error) string {
-	var b strings.Builder
-	b.WriteString("Bearer ")
-	seen := map[string]bool{}
-	param := func(name, value string) {
-		if seen[name] || !isToken(name) || !isQuotable(value) {
-			return
-		}
-		if len(seen) > 0 {
-			b.WriteString(", ")
-		}
-		seen[name] = true
-		b.WriteString(name + `="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"`)
-	}
-	param("realm", j.realm)
+	c := httpauth.NewChallenge(httpauth.Bearer)
+	c.Add("realm", j.realm)
 	if k.code != "" {
-		if isErrorText(k.code) {
-			param("error", k.code)
+		if httpauth.IsErrorText(k.code) {
+			c.Add("error", k.code)
 		}
-		if scopes := slices.DeleteFunc(slices.Clone(e.Scopes), func(s string) bool { return !isScopeToken(s) }); len(scopes) > 0 {
-			param("scope", strings.Join(scopes, " "))
+		if scopes := scopeTokens(e.Scopes); len(scopes) > 0 {
+			c.Add("scope", strings.Join(scopes, " "))
 		}
 		if k.code == "invalid_request" { // the others say all there is to say
-			param("error_description", k.text)
+			c.Add("error_description", k.text)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.Params)) {
 		switch lower := strings.ToLower(name); lower {
 		case "realm", "error", "error_description", "scope", "resource_metadata":
 		default:
-			param(lower, e.Params[name])
+			c.Add(lower, e.Params[name])
 		}
 	}
 	if j.resourceMetadata != "" {
-		param("resource_metadata", j.resourceMetadata)
+		c.Add("resource_metadata", j.resourceMetadata)
 	}
-	return b.String()
+	return c.String()
 }
 
-// isQuotable reports whether s can be written as a quoted-string of visible
-// ASCII characters and spaces (RFC 9110 section 5.6.4).
-func isQuotable(s string) bool {
-	for i := range len(s) {
-		if s[i] < 0x20 || s[i] > 0x7e {
-			return false
-		}
-	}
-	return true
-}
-
-// isErrorText reports whether s is made of the characters that RFC 6750
-// section 3 permits in error and error_description.
-func isErrorText(s string) bool {
-	return isQuotable(s) && !strings.ContainsAny(s, `"\`)
-}
-
-// isScopeToken reports whether s is a scope-token (RFC 6749 section 3.3).
-func isScopeToken(s string) bool {
-	return s != "" && isErrorText(s) && !strings.Contains(s, " ")
-}
-
-func isToken(s string) bool {
-	for i := range len(s) {
-		if !isTokenChar(s[i]) {
-			return false
-		}
-	}
-	return s != ""
+// scopeTokens leaves out what cannot stand in a challenge.
+func scopeTokens(scopes []string) []string {
+	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return !httpauth.IsScopeToken(s) })
 }
 
 // writeProblem writes the default body (RFC 9457). It is made of constants, so

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
@@ -28,11 +29,32 @@ type ClientAuth interface {
 // clientAuth is each ClientAuth of this package. The credentials live in a
 // closure, where no printing of an option or a Middleware reaches them.
 type clientAuth struct {
-	id           string
 	invalid      string // why New refuses it
 	certificates bool   // needs an http.Client of the caller's
 	set          func(c *clientAuth, req *http.Request, form url.Values) error
-	issuer       string // filled in by New
+	issuer       string // filled in by forIssuer
+}
+
+// forIssuer returns what authenticates at one authorization server. A ClientAuth
+// of this package learns the issuer.
+func forIssuer(auth ClientAuth, issuer string) ClientAuth {
+	if a, ok := auth.(interface{ forIssuer(string) ClientAuth }); ok {
+		return a.forIssuer(issuer)
+	}
+	return auth
+}
+
+func (c *clientAuth) forIssuer(issuer string) ClientAuth {
+	own := *c
+	own.issuer = issuer
+	return &own
+}
+
+func (c *clientAuth) unfit(given *config) string {
+	if c.invalid == "" && c.certificates && given.transport() == nil {
+		return "TLSClientAuth needs WithHTTPClient, whose transport has the certificate"
+	}
+	return c.invalid
 }
 
 func (c *clientAuth) Authenticate(req *http.Request, form url.Values) error {
@@ -58,7 +80,6 @@ func requireNonEmpty(name, value string) string {
 // Neither may be empty.
 func ClientSecretBasic(id, secret string) ClientAuth {
 	return &clientAuth{
-		id:      id,
 		invalid: cmp.Or(requireNonEmpty("client id", id), requireNonEmpty("client secret", secret)),
 		set: func(_ *clientAuth, req *http.Request, _ url.Values) error {
 			req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
@@ -71,7 +92,6 @@ func ClientSecretBasic(id, secret string) ClientAuth {
 // section 2.3.1). Neither may be empty.
 func ClientSecretPost(id, secret string) ClientAuth {
 	return &clientAuth{
-		id:      id,
 		invalid: cmp.Or(requireNonEmpty("client id", id), requireNonEmpty("client secret", secret)),
 		set: func(_ *clientAuth, _ *http.Request, form url.Values) error {
 			form.Set("client_id", id)
@@ -97,7 +117,6 @@ func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 		invalid = err.Error()
 	}
 	return &clientAuth{
-		id:      id,
 		invalid: invalid,
 		set: func(c *clientAuth, _ *http.Request, form url.Values) error {
 			if c.issuer == "" { // it is not the one that New was given
@@ -138,7 +157,6 @@ func publicKey(key crypto.Signer) (pub crypto.PublicKey) {
 // wants a [WithHTTPClient] whose transport has one.
 func TLSClientAuth(id string) ClientAuth {
 	return &clientAuth{
-		id:           id,
 		invalid:      requireNonEmpty("client id", id),
 		certificates: true,
 		set: func(_ *clientAuth, _ *http.Request, form url.Values) error {
@@ -164,7 +182,7 @@ func BearerToken(source func(context.Context) (string, error)) ClientAuth {
 			if err != nil {
 				return err
 			}
-			if checkTokenSyntax(token) != nil {
+			if httpauth.CheckToken(token) != nil {
 				return errors.New("phantom: BearerToken: the source's token is not a b64token")
 			}
 			req.Header.Set("Authorization", bearerPrefix+token)

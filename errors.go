@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"github.com/phantom-token/phantom/internal/failure"
 )
 
 // The kinds of failure, to be matched with [errors.Is]. Each is either a
@@ -83,8 +85,9 @@ type Error struct {
 	Err error
 }
 
-// kind is what follows from a Reason.
+// A kind is what follows from a class of failure.
 type kind struct {
+	reason   Reason
 	status   int
 	sentinel error
 	code     string // RFC 6750 section 3.1
@@ -92,25 +95,90 @@ type kind struct {
 	level    slog.Level
 }
 
-var kinds = map[Reason]kind{
-	ReasonNoCredentials:    {http.StatusUnauthorized, ErrNoToken, "", "A bearer token is required.", slog.LevelDebug},
-	ReasonMalformedRequest: {http.StatusBadRequest, ErrInvalidRequest, "invalid_request", "The bearer token is malformed or sent more than once.", slog.LevelInfo},
-	ReasonInactive:         {http.StatusUnauthorized, ErrInvalidToken, "invalid_token", "The token is expired, revoked or not valid here.", slog.LevelInfo},
-	ReasonJWTRejected:      {http.StatusUnauthorized, ErrInvalidToken, "invalid_token", "The token is expired, revoked or not valid here.", slog.LevelError},
-	ReasonScope:            {http.StatusForbidden, ErrInsufficientScope, "insufficient_scope", "The token does not permit this request.", slog.LevelInfo},
-	ReasonProtocol:         {http.StatusBadGateway, ErrUpstream, "", "The token could not be checked.", slog.LevelError},
-	ReasonUnavailable:      {http.StatusServiceUnavailable, ErrUnavailable, "", "The token cannot be checked right now.", slog.LevelError},
-	ReasonKeysUnavailable:  {http.StatusServiceUnavailable, ErrUnavailable, "", "The token cannot be checked right now.", slog.LevelError},
-	ReasonInternal:         {http.StatusInternalServerError, nil, "", "The token could not be checked.", slog.LevelError},
+// kinds is the one table from what happened to what is answered and logged.
+var kinds = [...]kind{
+	failure.NoCredentials: {
+		reason:   ReasonNoCredentials,
+		status:   http.StatusUnauthorized,
+		sentinel: ErrNoToken,
+		text:     "A bearer token is required.",
+		level:    slog.LevelDebug,
+	},
+	failure.Malformed: {
+		reason:   ReasonMalformedRequest,
+		status:   http.StatusBadRequest,
+		sentinel: ErrInvalidRequest,
+		code:     "invalid_request",
+		text:     "The bearer token is malformed or sent more than once.",
+		level:    slog.LevelInfo,
+	},
+	failure.Inactive: {
+		reason:   ReasonInactive,
+		status:   http.StatusUnauthorized,
+		sentinel: ErrInvalidToken,
+		code:     "invalid_token",
+		text:     "The token is expired, revoked or not valid here.",
+		level:    slog.LevelInfo,
+	},
+	failure.Refused: {
+		reason:   ReasonJWTRejected,
+		status:   http.StatusUnauthorized,
+		sentinel: ErrInvalidToken,
+		code:     "invalid_token",
+		text:     "The token is expired, revoked or not valid here.",
+		level:    slog.LevelError,
+	},
+	failure.Insufficient: {
+		reason:   ReasonScope,
+		status:   http.StatusForbidden,
+		sentinel: ErrInsufficientScope,
+		code:     "insufficient_scope",
+		text:     "The token does not permit this request.",
+		level:    slog.LevelInfo,
+	},
+	failure.Protocol: {
+		reason:   ReasonProtocol,
+		status:   http.StatusBadGateway,
+		sentinel: ErrUpstream,
+		text:     "The token could not be checked.",
+		level:    slog.LevelError,
+	},
+	failure.Unavailable: {
+		reason:   ReasonUnavailable,
+		status:   http.StatusServiceUnavailable,
+		sentinel: ErrUnavailable,
+		text:     "The token cannot be checked right now.",
+		level:    slog.LevelError,
+	},
+	failure.NoKeys: {
+		reason:   ReasonKeysUnavailable,
+		status:   http.StatusServiceUnavailable,
+		sentinel: ErrUnavailable,
+		text:     "The token cannot be checked right now.",
+		level:    slog.LevelError,
+	},
+	failure.Internal: {
+		reason: ReasonInternal,
+		status: http.StatusInternalServerError,
+		text:   "The token could not be checked.",
+		level:  slog.LevelError,
+	},
 }
 
-// kind returns what follows from e's Reason; an unknown one that comes from a
-// requirement is a refusal like any other.
-func (e *Error) kind() kind {
-	k, ok := kinds[e.Reason]
-	if !ok {
-		k = kinds[ReasonScope]
+// class returns the class of e's Reason; an unknown Reason comes from a
+// requirement and is a refusal like any other.
+func (e *Error) class() failure.Class {
+	for class, k := range kinds {
+		if k.reason == e.Reason && k.status != 0 {
+			return failure.Class(class)
+		}
 	}
+	return failure.Insufficient
+}
+
+// kind returns what follows from e's class, Status and Code.
+func (e *Error) kind() kind {
+	k := kinds[e.class()]
 	if e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden {
 		k.status = e.Status
 	}
@@ -148,43 +216,63 @@ func (e *Error) Unwrap() []error {
 // 500, 502 or 503.
 func (e *Error) StatusCode() int { return e.kind().status }
 
-// retryAfterDefault is what a 503 says when the authorization server did not
+// defaultRetryAfter is what a 503 says when the authorization server did not
 // say anything better.
-const retryAfterDefault = time.Second
+const defaultRetryAfter = time.Second
 
-func rejection(reason Reason, detail string) *Error {
-	e := &Error{Reason: reason, Detail: detail}
-	if k := kinds[reason]; k.status == http.StatusServiceUnavailable {
-		e.RetryAfter = retryAfterDefault
-	}
-	return e
-}
-
-func rejectionOf(reason Reason, detail string, cause error) *Error {
-	e := rejection(reason, detail)
-	e.Err = cause
-	return e
-}
-
-// asError turns any error into an Error of the caller's own: one that wraps an
-// Error or one of the sentinels keeps its kind, everything else is given the
-// fallback. The text of a foreign error is dropped, because nobody can say
-// what is in it.
-func asError(err error, fallback Reason, detail string) *Error {
-	var e *Error
-	if errors.As(err, &e) && e != nil {
-		own := *e
+// rejection makes an Error, of the caller's own, from what stopped a request. It
+// is the only maker of Errors in this package.
+func rejection(err error) *Error {
+	f := failure.From(err, failure.Internal, "")
+	var foreign *Error
+	if errors.As(f.Cause, &foreign) {
+		own := *foreign
 		return &own
 	}
-	for _, reason := range []Reason{
-		ReasonNoCredentials, ReasonMalformedRequest, ReasonInactive,
-		ReasonScope, ReasonProtocol, ReasonUnavailable,
+	k := kinds[f.Class]
+	e := &Error{Reason: k.reason, Detail: f.Detail, Err: f.Cause}
+	if k.status == http.StatusServiceUnavailable {
+		e.RetryAfter = max(f.Wait, defaultRetryAfter)
+	}
+	return e
+}
+
+// insufficientScope is the rejection for want of scopes.
+func insufficientScope(scopes []string) *Error {
+	return &Error{Reason: ReasonScope, Scopes: scopes}
+}
+
+// translate makes a failure from a hook's error. An [*Error] keeps its kind and
+// is carried along as the cause; an error that wraps one of the sentinels has
+// that one's kind; every other is of the fallback class. The text of a foreign
+// error is dropped, because it could say anything.
+func translate(err error, fallback failure.Class, detail string) *failure.Error {
+	var e *Error
+	if errors.As(err, &e) && e != nil {
+		return carried(e)
+	}
+	for _, class := range []failure.Class{
+		failure.NoCredentials, failure.Malformed, failure.Inactive,
+		failure.Insufficient, failure.Protocol, failure.Unavailable,
 	} {
-		if errors.Is(err, kinds[reason].sentinel) {
-			return rejection(reason, detail)
+		if errors.Is(err, kinds[class].sentinel) {
+			return failure.New(class, detail)
 		}
 	}
-	return rejection(fallback, detail)
+	return failure.New(fallback, detail)
+}
+
+// carried makes a failure of an Error that somebody else made.
+func carried(e *Error) *failure.Error {
+	f := failure.Because(e.class(), e.Detail, e)
+	if !f.IsVerdict() && e.StatusCode() < http.StatusInternalServerError {
+		f.Class = failure.Refused // its Status makes it a verdict
+	}
+	// Every 503 has some RetryAfter; a longer one was asked for.
+	if e.RetryAfter > defaultRetryAfter {
+		f.Wait = e.RetryAfter
+	}
+	return f
 }
 
 // A ConfigError is one mistake in the options given to [New]. New joins all of

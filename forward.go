@@ -1,11 +1,12 @@
 package phantom
 
 import (
-	"errors"
 	"io"
 	"maps"
 	"net/http"
 	"strings"
+
+	"github.com/phantom-token/phantom/internal/httpauth"
 )
 
 // forward returns the request for next: a shallow copy with the token in its
@@ -20,7 +21,7 @@ func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 	// The request was found to have one value at most, which may stand under
 	// another spelling of the name. An extractor's request was not looked at.
 	if len(header["Authorization"]) != 1 || m.extract != nil {
-		maps.DeleteFunc(header, func(name string, _ []string) bool { return isAuthorization(name) })
+		maps.DeleteFunc(header, func(name string, _ []string) bool { return httpauth.IsAuthorization(name) })
 	}
 	if tok != nil {
 		header["Authorization"] = []string{tok.header()}
@@ -59,7 +60,7 @@ func (b *trailingBody) Read(p []byte) (int, error) {
 
 func (b *trailingBody) copyTrailer() {
 	for name, values := range b.from {
-		if !isAuthorization(name) {
+		if !httpauth.IsAuthorization(name) {
 			b.to[name] = values
 		}
 	}
@@ -68,7 +69,7 @@ func (b *trailingBody) copyTrailer() {
 func cleanConnection(header http.Header, fields []string) {
 	var kept []string
 	for option := range strings.SplitSeq(strings.Join(fields, ","), ",") {
-		if option = strings.Trim(option, " \t"); option != "" && !isAuthorization(option) {
+		if option = strings.Trim(option, " \t"); option != "" && !httpauth.IsAuthorization(option) {
 			kept = append(kept, option)
 		}
 	}
@@ -76,21 +77,4 @@ func cleanConnection(header http.Header, fields []string) {
 	if len(kept) > 0 {
 		header["Connection"] = []string{strings.Join(kept, ", ")}
 	}
-}
-
-// speaksFor reports whether the request brings no credentials but those that the
-// token was verified for, or its own JWT. A request that was made with the
-// context of another one can bring others.
-func (m *Middleware) speaksFor(tok *Token, r *http.Request) bool {
-	if values := authorization(r.Header); len(values) > 1 || len(values) == 1 && values[0] != tok.header() {
-		return false
-	}
-	if m.extract == nil {
-		return true
-	}
-	token, err := m.token(r)
-	if err != nil {
-		return errors.Is(err, ErrNoToken)
-	}
-	return token == tok.JWT() || m.cache.digest(token) == tok.digest
 }

@@ -1,18 +1,14 @@
 package phantom
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
-	"mime"
-	"net/http"
-	"net/url"
-	"strings"
+	"encoding/binary"
 	"time"
 
-	"github.com/phantom-token/phantom/internal/httpcache"
+	"github.com/phantom-token/phantom/internal/cache"
+	"github.com/phantom-token/phantom/internal/clock"
+	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/introspection"
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
@@ -46,201 +42,108 @@ type Introspection struct {
 	MaxAge time.Duration
 }
 
-// maxAnswerSize bounds the body of an introspection answer, in bytes.
-const maxAnswerSize = 64 << 10
-
-const (
-	typeJWT  = "application/jwt"
-	typeJSON = "application/json"
-)
-
-// introspectionClient is the Introspector of RFC 7662.
-type introspectionClient struct {
-	endpoint func(context.Context) (string, error)
-	client   *transport
-	auth     ClientAuth
-	member   string // of the JWT in a JSON answer; empty: application/jwt is asked for
-	strict   bool   // obey no-store and no-cache
-}
-
-// accept is one media type alone: servers compare the whole field with one
-// string, and a list or a weight silently gives plain JSON.
-func (c *introspectionClient) accept() string {
-	if c.member != "" {
-		return typeJSON
-	}
-	return typeJWT
-}
-
-// members are the names under which a JSON answer may hold the JWT: the
-// configured one, or else Curity's and Keycloak's.
-func (c *introspectionClient) members() []string {
-	if c.member != "" {
-		return []string{c.member}
-	}
-	return []string{"phantom_token", "jwt"}
-}
-
-func (c *introspectionClient) Introspect(ctx context.Context, token string) (*Introspection, error) {
-	endpoint, err := c.endpoint(ctx)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := c.client.send(ctx, func(ctx context.Context) (*http.Request, error) {
-		return c.request(ctx, endpoint, token)
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }() // whatever it says, the body was read or is given up
-	return c.classify(resp)
-}
-
-// request makes the request of RFC 7662 section 2.1, with fresh credentials.
-// It carries nothing of the request that is being authenticated.
-func (c *introspectionClient) request(ctx context.Context, endpoint, token string) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, http.NoBody)
-	if err != nil {
-		return nil, rejection(ReasonProtocol, "introspection endpoint: not a URL")
-	}
-	req.Header.Set("Accept", c.accept())
-	form := url.Values{"token": {token}, "token_type_hint": {"access_token"}}
-	if c.auth.Authenticate(req, form) != nil {
-		// Whatever error it is, it is no verdict on the token.
-		return nil, rejection(ReasonUnavailable, "client authentication")
-	}
-	body := form.Encode()
-	req.ContentLength = int64(len(body))
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
-	req.Body, _ = req.GetBody()
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Accept-Encoding", "identity") // or the transport would ask for gzip and inflate it
-	return req, nil
-}
-
-// classify turns an answer into a verdict or into the reason why it is none:
-// by status, then media type, then body, never by what was asked for.
-func (c *introspectionClient) classify(resp *http.Response) (*Introspection, error) {
-	body, err := readBody(resp, maxAnswerSize)
-	switch status := resp.StatusCode; {
-	case status == http.StatusTooManyRequests, status >= 500:
-		return nil, overloaded(resp)
+// askWith asks an Introspector and reads the members of its answer.
+func askWith(ctx context.Context, introspector Introspector, token string) (*introspection.Answer, error) {
+	said, err := introspector.Introspect(ctx, token)
+	switch {
 	case err != nil:
-		return nil, err
-	case status == http.StatusOK:
-	case status == http.StatusNoContent && c.member == "" && len(body) == 0:
-		return &Introspection{MaxAge: -1}, nil
-	default:
-		return nil, refusedStatus(status, body)
+		return nil, translate(err, failure.Unavailable, "Introspector")
+	case said == nil:
+		return nil, failure.New(failure.Protocol, "no answer of the Introspector")
+	case !said.Active:
+		return &introspection.Answer{}, nil
 	}
-	types := resp.Header.Values("Content-Type")
-	if len(types) != 1 {
-		return nil, protocolFault("Content-Type missing or repeated")
+	answer := &introspection.Answer{
+		Active: true, JWT: said.JWT, Text: said.Claims, Expiry: said.Expiry, MaxAge: said.MaxAge,
 	}
-	mediaType, _, err := mime.ParseMediaType(types[0])
-	if err != nil {
-		return nil, protocolFault("Content-Type malformed")
-	}
-	answer := &Introspection{Active: true, MaxAge: httpcache.Freshness(resp.Header, c.strict)}
-	switch mediaType {
-	case typeJWT:
-		if line, ok := bytes.CutSuffix(body, []byte("\n")); ok {
-			body = bytes.TrimSuffix(line, []byte("\r"))
-		}
-		answer.JWT = string(body)
-		return answer, nil
-	case typeJSON:
-		return c.readJSON(answer, body)
-	case "application/token-introspection+jwt":
-		return nil, protocolFault("an RFC 9701 answer, which is no access token")
-	}
-	return nil, protocolFault("neither " + typeJWT + " nor " + typeJSON)
-}
-
-func protocolFault(detail string) *Error { return rejection(ReasonProtocol, detail) }
-
-// overloaded is the outage that a status alone tells of, whatever the body is.
-func overloaded(resp *http.Response) error {
-	e := rejection(ReasonUnavailable, fmt.Sprintf("status %d", resp.StatusCode))
-	if after, ok := httpcache.RetryAfter(resp.Header, time.Now()); ok {
-		e.RetryAfter = after
-		e.Err = errAskedToWait
-	}
-	return e
-}
-
-// refusedStatus classifies an answer that is no answer about the token. Only
-// one says something of it: the server does not introspect this kind, which is
-// as good as inactive.
-func refusedStatus(status int, body []byte) error {
-	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return protocolFault(fmt.Sprintf("the authorization server refuses the introspection client's credentials: status %d", status))
-	case http.StatusBadRequest:
-		members, err := jose.ParseObject(body)
-		if err != nil {
-			break
-		}
-		switch code, _ := members.Get("error").Text(); code {
-		case "unsupported_token_type":
-			return rejection(ReasonInactive, "unsupported_token_type")
-		case "invalid_client", "unauthorized_client":
-			return protocolFault("the authorization server refuses the introspection client's credentials: status 400")
+	if len(said.Claims) > 0 {
+		if answer.Members, err = jose.ParseObject(said.Claims); err != nil {
+			return nil, failure.New(failure.Protocol, "introspection claims: not strict JSON")
 		}
 	}
-	return protocolFault(fmt.Sprintf("status %d", status))
-}
-
-// readJSON reads the answer of RFC 7662 section 2.2 with the JWT as one of its
-// members.
-func (c *introspectionClient) readJSON(answer *Introspection, body []byte) (*Introspection, error) {
-	members, err := jose.ParseObject(body)
-	if err != nil {
-		return nil, protocolFault("not strict JSON")
-	}
-	active, ok := members.Get("active").Bool()
-	if !ok {
-		return nil, protocolFault("active is missing or no boolean")
-	}
-	if !active {
-		return &Introspection{MaxAge: -1}, nil
-	}
-	if exp := members.Get("exp"); exp.Exists() && !exp.IsNull() {
-		sec, ok := exp.NumericDate()
-		if !ok {
-			return nil, protocolFault("exp is no date")
-		}
-		answer.Expiry = time.Unix(sec, 0)
-	}
-	var names []string
-	for _, name := range c.members() {
-		if v := members.Get(name); v.Exists() {
-			if names = append(names, name); len(names) > 1 {
-				return nil, protocolFault("more than one JWT member")
-			}
-			if answer.JWT, ok = v.Text(); !ok {
-				return nil, protocolFault("the JWT member is no string")
-			}
-		}
-	}
-	if len(names) == 0 {
-		if e := checkKind(members); e != nil {
-			return nil, e // a verdict comes before a fault in the set-up
-		}
-		return nil, protocolFault("active, but no JWT: the authorization server is not set up to give one")
-	}
-	others := map[string]json.RawMessage{}
-	for name, v := range members.All() {
-		if name != names[0] {
-			others[name] = v.Raw()
-		}
-	}
-	var claims bytes.Buffer
-	enc := json.NewEncoder(&claims)
-	enc.SetEscapeHTML(false) // or some bytes would take six times their room
-	if enc.Encode(others) != nil {
-		return nil, protocolFault("not strict JSON")
-	}
-	answer.Claims = bytes.TrimSuffix(claims.Bytes(), []byte("\n"))
 	return answer, nil
+}
+
+// A lookup asks the authorization server about one token, verifies what it says
+// and remembers that.
+type lookup struct {
+	m          *Middleware
+	token      string
+	digest     digest
+	generation cache.Generation
+	wasGood    bool // the token was verified before: its lookup has priority
+	refresh    bool // ahead of the end of an entry, which is still good
+	askedAt    clock.Instant
+}
+
+// key names the flight. It differs from that of a lookup that began before a
+// Forget or Purge.
+func (l *lookup) key() string {
+	return string(binary.BigEndian.AppendUint64(l.digest[:], uint64(l.generation)))
+}
+
+// run is the flight that all who want to know of the token share.
+func (l *lookup) run(ctx context.Context) (*Token, error) {
+	if tok, err := l.answeredMeanwhile(); tok != nil || err != nil {
+		return tok, err
+	}
+	answer, err := l.ask(ctx)
+	if err != nil {
+		return nil, l.rememberFailure(err)
+	}
+	tok, err := l.verify(ctx, answer)
+	if err != nil {
+		return nil, l.rememberFailure(err)
+	}
+	l.m.memory.remember(l.digest, l.generation, tok, answer, l.askedAt)
+	return tok, nil
+}
+
+// answeredMeanwhile finds what an earlier flight learnt that ended between our
+// look into the memory and now.
+func (l *lookup) answeredMeanwhile() (*Token, error) {
+	if l.refresh {
+		return nil, nil
+	}
+	switch found := l.m.memory.look(l.digest); found.State {
+	case cache.No:
+		return nil, failure.New(failure.Inactive, "")
+	case cache.Fresh:
+		return found.Value, nil
+	}
+	return nil, nil
+}
+
+// ask asks the authorization server, as soon as the gate permits.
+func (l *lookup) ask(ctx context.Context) (answer *introspection.Answer, err error) {
+	err = l.m.authority.gate.Do(ctx, l.wasGood, func(ctx context.Context) (err error) {
+		l.askedAt = l.m.memory.clock.Now()
+		answer, err = l.m.authority.ask(ctx, l.token)
+		return err
+	})
+	if err == nil && !answer.Active {
+		err = failure.New(failure.Inactive, "")
+	}
+	return answer, err
+}
+
+// verify makes the Token of an answer.
+func (l *lookup) verify(ctx context.Context, answer *introspection.Answer) (*Token, error) {
+	key, set, err := l.m.authority.verifyAnswer(ctx, answer)
+	if err != nil {
+		return nil, err
+	}
+	return newToken(l.m, l.digest, key, answer.JWT, set, answer.Text), nil
+}
+
+// rememberFailure remembers the server's word "inactive". Any other verdict ends
+// what was known before; the absence of one changes nothing.
+func (l *lookup) rememberFailure(err error) error {
+	switch f := failure.From(err, failure.Internal, ""); {
+	case f.Class == failure.Inactive:
+		l.m.memory.rememberInactive(l.digest, l.generation, l.askedAt)
+	case f.IsVerdict():
+		l.m.memory.tokens.Remove(l.digest)
+	}
+	return err
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
@@ -42,28 +43,34 @@ func (l *eventLog) admitted(ctx context.Context, tok *Token, hit bool) {
 	l.logger.LogAttrs(ctx, slog.LevelDebug, "phantom: ok", attrs...)
 }
 
-// rejected logs a rejection; those that are nobody's verdict at most once per
-// logPause and reason.
+// rejected logs a rejection. Absent verdicts have one line per logPause and
+// reason.
 func (l *eventLog) rejected(ctx context.Context, e *Error) {
 	k := e.kind()
-	if k.status >= 500 && !l.due(string(e.Reason)+e.Detail, logPause) {
+	if k.status >= 500 && !l.mayLog(string(e.Reason)+e.Detail, logPause) {
 		return
 	}
 	l.write(ctx, k.level, "phantom: request rejected", e, slog.Int("status", k.status))
 }
 
 // stale logs that an outage is being bridged.
-func (l *eventLog) stale(ctx context.Context, e *Error) {
-	if l.due("stale", logPause) {
-		l.write(ctx, slog.LevelWarn, "phantom: serving stale entries while the authorization server is unavailable", e)
+func (l *eventLog) stale(ctx context.Context, outage error) {
+	if l.mayLog("stale", logPause) {
+		const msg = "phantom: serving stale entries while the authorization server is unavailable"
+		l.write(ctx, slog.LevelWarn, msg, rejection(outage))
 	}
 }
 
 // notRenewed logs that a document of the authorization server could not be
 // renewed and that the previous one stays in use.
-func (l *eventLog) notRenewed(level slog.Level, document string, e *Error) {
-	if l.due(document, logPause) {
-		l.write(context.Background(), level, "phantom: cannot renew the "+document+" of the authorization server", e)
+func (l *eventLog) notRenewed(document string, f *failure.Error) {
+	level := slog.LevelWarn
+	if document == "metadata" && f.Class == failure.Protocol {
+		level = slog.LevelError // it will not pass by itself, and may be an attack
+	}
+	if l.mayLog(document, logPause) {
+		msg := "phantom: cannot renew the " + document + " of the authorization server"
+		l.write(context.Background(), level, msg, rejection(f))
 	}
 }
 
@@ -75,31 +82,31 @@ func (l *eventLog) write(ctx context.Context, level slog.Level, msg string, e *E
 	if e.Detail != "" {
 		attrs = append(attrs, slog.String("detail", e.Detail))
 	}
-	var p *panicError
+	var p *failure.Panic
 	if errors.As(e.Err, &p) {
-		attrs = append(attrs, slog.String("panic", p.text), slog.String("stack", string(p.stack)))
+		attrs = append(attrs, slog.String("panic", p.Text), slog.String("stack", string(p.Stack)))
 	}
 	l.logger.LogAttrs(ctx, level, msg, attrs...)
 }
 
-// droppedKeys logs the keys of a key set that are not used.
-func (l *eventLog) droppedKeys(dropped []error) {
-	for _, err := range dropped {
+// keysDropped logs why keys of a key set are not used.
+func (l *eventLog) keysDropped(reasons []error) {
+	for _, err := range reasons {
 		level := slog.LevelWarn
 		if errors.Is(err, jose.ErrPrivateKey) {
 			level = slog.LevelError
 		}
 		// Once, not at each refresh.
-		if l.due("key: "+err.Error(), math.MaxInt64) {
+		if l.mayLog("key: "+err.Error(), math.MaxInt64) {
 			l.logger.LogAttrs(context.Background(), level, "phantom: a key of the issuer is not used",
 				slog.String("detail", err.Error()), slog.String("issuer", l.issuer))
 		}
 	}
 }
 
-// due reports whether the last line about the topic, if any, is long enough
+// mayLog reports whether the last line about the topic, if any, is long enough
 // ago for another one.
-func (l *eventLog) due(topic string, pause time.Duration) bool {
+func (l *eventLog) mayLog(topic string, pause time.Duration) bool {
 	if l.logger == nil {
 		return false
 	}

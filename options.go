@@ -32,31 +32,34 @@ func with(name string, set func(c *config)) Option {
 // config holds what the options said. Its zero values are not the defaults:
 // those are in defaults.
 type config struct {
-	given            map[string]bool
-	issuer           string
-	audience         []string
-	endpoint         string
-	jwksURL          string
-	keySet           KeySet
-	auth             ClientAuth
-	introspector     Introspector
-	member           string
-	algorithms       []string
-	leeway           time.Duration
-	cacheSize        int
-	maxTTL           time.Duration
-	negativeTTL      time.Duration
-	refreshAhead     float64
-	staleIfError     time.Duration
-	timeout          time.Duration
-	maxInFlight      int
-	client           *http.Client
-	extractor        func(*http.Request) (string, error)
-	errorHandler     ErrorHandler
-	realm            string
-	resourceMetadata string
-	requirements     []Requirement
-	logger           *slog.Logger
+	given              map[string]bool // which options, for validate.go alone
+	issuer             string
+	audience           []string
+	endpoint           string
+	jwksURL            string
+	keySet             KeySet
+	auth               ClientAuth
+	introspector       Introspector
+	member             string
+	algorithms         []string
+	rfc9068            bool
+	leeway             time.Duration
+	cacheSize          int
+	maxTTL             time.Duration
+	negativeTTL        time.Duration
+	strictCacheControl bool
+	refreshAhead       float64
+	staleIfError       time.Duration
+	timeout            time.Duration
+	maxInFlight        int
+	client             *http.Client
+	extractor          func(*http.Request) (string, error)
+	errorHandler       ErrorHandler
+	realm              string
+	resourceMetadata   string
+	requirements       []Requirement
+	logger             *slog.Logger
+	insecureHTTP       bool
 }
 
 func defaults() *config {
@@ -150,7 +153,7 @@ func WithAlgorithms(algorithms ...string) Option {
 // with client_id, iat and jti. Default: the type may also be JWT or absent,
 // and these claims may be missing.
 func WithRFC9068() Option {
-	return with("WithRFC9068", func(*config) {})
+	return with("WithRFC9068", func(c *config) { c.rfc9068 = true })
 }
 
 // WithLeeway sets how far the clocks of the authorization server and of this
@@ -187,7 +190,7 @@ func WithNegativeTTL(d time.Duration) Option {
 // boilerplate that nearly every server sends, and ignored together with a
 // max-age beside them; a max-age without them is always an upper bound.
 func WithStrictCacheControl() Option {
-	return with("WithStrictCacheControl", func(*config) {})
+	return with("WithStrictCacheControl", func(c *config) { c.strictCacheControl = true })
 }
 
 // WithRefreshAhead sets the share of its life after which a remembered token is
@@ -282,5 +285,5 @@ func WithLogger(logger *slog.Logger) Option {
 // is on the way then reads tokens and puts in keys of their own. Without it
 // plain http is for the loopback interface only.
 func WithInsecureHTTP() Option {
-	return with("WithInsecureHTTP", func(*config) {})
+	return with("WithInsecureHTTP", func(c *config) { c.insecureHTTP = true })
 }

@@ -6,31 +6,30 @@
 // Authorization field and the verified [Token] in its context.
 //
 // It fails closed: a request reaches the next handler only with a token that
-// was verified, by one path, whatever else goes wrong. A verdict on the token is
+// was verified, by one path, no matter what goes wrong. A verdict on the token is
 // answered 400, 401 or 403 with a challenge (RFC 6750); the absence of a
 // verdict 502 or 503.
 package phantom
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"time"
 
-	"github.com/phantom-token/phantom/internal/jose"
+	"github.com/phantom-token/phantom/internal/cache"
+	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/flight"
+	"github.com/phantom-token/phantom/internal/httpauth"
 )
 
-// A Middleware authenticates requests. Make one with [New]; it is immutable and
-// safe for concurrent use, has no goroutine at rest, and needs no closing. The zero Middleware protects nothing, so it refuses to wrap
-// a handler.
+// A Middleware authenticates requests. Make one with [New]. It is immutable and
+// safe for concurrent use, has no goroutine at rest, and needs no closing. The
+// zero Middleware protects nothing, so it refuses to wrap a handler.
 type Middleware struct {
-	rules        claimRules
-	introspector Introspector
-	keys         KeySet
-	cache        *cache
-	flights      flights[*Token]
-	breaker      *breaker
+	authority    *authority
+	memory       *memory
+	flights      *flight.Group[*Token]
 	extract      func(*http.Request) (string, error)
 	requirements []Requirement
 	rejecter     rejecter
@@ -45,52 +44,16 @@ func New(opts ...Option) (*Middleware, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := newTransport(c.client, c.maxInFlight)
-	m := &Middleware{
-		rules: claimRules{
-			issuer:    c.issuer,
-			audience:  c.audience,
-			leeway:    c.leeway,
-			strict:    c.given["WithRFC9068"],
-			algorithm: c.algorithms,
-		},
-		introspector: c.introspector,
-		keys:         c.keySet,
-		breaker:      newBreaker(c.maxInFlight, c.timeout),
+	log := &eventLog{logger: c.logger, issuer: c.issuer}
+	return &Middleware{
+		authority:    newAuthority(c, log),
+		memory:       newMemory(c),
+		flights:      flight.New[*Token](c.timeout),
 		extract:      c.extractor,
 		requirements: c.requirements,
 		rejecter:     rejecter{realm: c.realm, resourceMetadata: c.resourceMetadata, handler: c.errorHandler},
-		log:          &eventLog{logger: c.logger, issuer: c.issuer},
-	}
-	m.flights.timeout = c.timeout
-	discovered := newDiscovery(c.issuer, c.given["WithInsecureHTTP"], c.timeout, client, m.log)
-	clientID := ""
-	if m.introspector == nil {
-		auth := c.auth
-		if ours, ok := auth.(*clientAuth); ok {
-			own := *ours
-			own.issuer = c.issuer
-			auth, clientID = &own, own.id
-		}
-		endpoint := fixedURL(c.endpoint)
-		if c.endpoint == "" {
-			endpoint = discovered.introspectionEndpoint
-		}
-		m.introspector = &introspectionClient{
-			endpoint: endpoint, client: client, auth: auth, member: c.member, strict: c.given["WithStrictCacheControl"],
-		}
-	}
-	if m.keys == nil {
-		jwksURL := fixedURL(c.jwksURL)
-		if c.jwksURL == "" {
-			jwksURL = discovered.jwksURL
-		}
-		m.keys = newRemoteKeys(c.timeout, client, jwksURL, m.log)
-	}
-	m.cache = newCache(c.cacheSize, cacheTimes{
-		maxTTL: c.maxTTL, negativeTTL: c.negativeTTL, refreshAhead: c.refreshAhead, stale: c.staleIfError,
-	}, c.issuer, c.endpoint, clientID, c.member)
-	return m, nil
+		log:          log,
+	}, nil
 }
 
 // Handler returns a handler that requires a token and hands requests on to
@@ -137,9 +100,13 @@ func (m *Middleware) Require(requirements ...Requirement) func(http.Handler) htt
 	return func(next http.Handler) http.Handler { return m.protect(next, (*Middleware).required, requirements) }
 }
 
+// An identifier finds the token that a request brings and verifies it. hit says
+// that the authorization server need not be asked.
+type identifier func(m *Middleware, r *http.Request) (tok *Token, hit bool, err error)
+
 // protect is the only place that calls next.
-func (m *Middleware) protect(next http.Handler, identify func(*Middleware, *http.Request) (*Token, bool, error), requirements []Requirement) http.Handler {
-	if m == nil || m.cache == nil {
+func (m *Middleware) protect(next http.Handler, identify identifier, requirements []Requirement) http.Handler {
+	if m == nil || m.memory == nil {
 		panic("phantom: a Middleware that New did not make protects nothing")
 	}
 	if next == nil {
@@ -148,7 +115,7 @@ func (m *Middleware) protect(next http.Handler, identify func(*Middleware, *http
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		admitted, err := m.admit(r, identify, requirements)
 		if err != nil {
-			rejected := asError(err, ReasonInternal, "")
+			rejected := rejection(err)
 			defer func() { m.log.rejected(r.Context(), rejected) }() // also when the error handler aborts
 			rejected = m.rejecter.reject(w, r, rejected)
 			return
@@ -158,16 +125,16 @@ func (m *Middleware) protect(next http.Handler, identify func(*Middleware, *http
 }
 
 // admit decides on a request and returns the one to hand on.
-func (m *Middleware) admit(r *http.Request, identify func(*Middleware, *http.Request) (*Token, bool, error), requirements []Requirement) (admitted *http.Request, err error) {
+func (m *Middleware) admit(
+	r *http.Request, identify identifier, requirements []Requirement,
+) (admitted *http.Request, err error) {
 	decided := false
-	defer refusePanic(&decided, &err)
+	defer failure.Recover(&decided, &err)
 	tok, hit, err := identify(m, r)
 	if err == nil && tok != nil {
 		err = m.permits(tok, requirements)
 	}
-	if err != nil {
-		err = asError(err, ReasonInternal, "")
-	} else {
+	if err == nil {
 		m.log.admitted(r.Context(), tok, hit)
 		admitted = m.forward(r, tok)
 	}
@@ -180,7 +147,7 @@ func (m *Middleware) permits(tok *Token, requirements []Requirement) error {
 	for _, set := range [2][]Requirement{m.requirements, requirements} {
 		for _, requirement := range set {
 			if err := requirement(tok); err != nil {
-				return asError(err, ReasonScope, "requirement")
+				return translate(err, failure.Insufficient, "requirement")
 			}
 		}
 	}
@@ -190,9 +157,9 @@ func (m *Middleware) permits(tok *Token, requirements []Requirement) error {
 // required returns the request's token. One that an outer handler of this
 // Middleware verified is good for the inner ones too.
 func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error) {
-	if tok, ok := FromContext(r.Context()); ok && tok.owner == m && m.speaksFor(tok, r) {
-		if m.rules.expired(tok.expiry, time.Now()) {
-			return nil, false, refused("exp")
+	if tok, ok := FromContext(r.Context()); ok && tok.owner == m && m.carriesOnly(r, tok) {
+		if m.authority.rules.Expired(tok.expiry, time.Now()) {
+			return nil, false, failure.New(failure.Refused, "exp")
 		}
 		return tok, true, nil
 	}
@@ -203,25 +170,48 @@ func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error)
 	return m.verify(r.Context(), token)
 }
 
+// carriesOnly reports whether the request brings no credentials but those that
+// the token was verified for, or its own JWT. A request that was made with the
+// context of another one can bring others.
+func (m *Middleware) carriesOnly(r *http.Request, tok *Token) bool {
+	values := httpauth.Credentials(r.Header)
+	if len(values) > 1 || len(values) == 1 && values[0] != tok.header() {
+		return false
+	}
+	if m.extract == nil {
+		return true
+	}
+	token, err := m.token(r)
+	if err != nil {
+		return isAbsent(err)
+	}
+	return token == tok.JWT() || m.memory.digest(token) == tok.digest
+}
+
+// isAbsent reports whether the error says that a request has no token.
+func isAbsent(err error) bool {
+	return failure.From(err, failure.Internal, "").Class == failure.NoCredentials
+}
+
 // optional returns no token for a request that has no Authorization field at
 // all and in which the extractor, if there is one, finds none.
 func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error) {
-	if len(authorization(r.Header)) > 0 {
+	if len(httpauth.Credentials(r.Header)) > 0 {
 		return m.required(r)
 	}
 	if m.extract == nil {
 		return nil, false, nil
 	}
-	// Only the extractor can say that there is no token; what is said of one
-	// that there is never makes the request an anonymous one.
+	// Only the extractor can say that there is no token. Once there is one, no
+	// failure to verify it makes the request an anonymous one.
 	token, err := m.token(r)
 	switch {
-	case errors.Is(err, ErrNoToken):
+	case err == nil:
+		return m.verify(r.Context(), token)
+	case isAbsent(err):
 		return nil, false, nil
-	case err != nil:
-		return nil, false, err
 	}
-	return m.verify(r.Context(), token)
+	return nil, false, err
 }
 
 // Authenticate extracts and verifies the request's token and writes nothing.
@@ -238,15 +228,20 @@ func (m *Middleware) Verify(ctx context.Context, token string) (*Token, error) {
 }
 
 // authenticate gives both the same protection that requests have.
-func (m *Middleware) authenticate(identify func() (*Token, bool, error)) (verified *Token, err error) {
-	decided := false
-	defer refusePanic(&decided, &err)
-	tok, _, err := identify()
-	if err == nil {
-		err = m.permits(tok, nil)
-	}
+func (m *Middleware) authenticate(identify func() (*Token, bool, error)) (*Token, error) {
+	tok, err := m.decide(identify)
 	if err != nil {
-		tok, err = nil, asError(err, ReasonInternal, "")
+		return nil, rejection(err)
+	}
+	return tok, nil
+}
+
+// decide is admit for those who have no request to hand on.
+func (m *Middleware) decide(identify func() (*Token, bool, error)) (tok *Token, err error) {
+	decided := false
+	defer failure.Recover(&decided, &err)
+	if tok, _, err = identify(); err == nil {
+		err = m.permits(tok, nil)
 	}
 	decided = true
 	return tok, err
@@ -255,143 +250,82 @@ func (m *Middleware) authenticate(identify func() (*Token, bool, error)) (verifi
 // token extracts the request's opaque token.
 func (m *Middleware) token(r *http.Request) (string, error) {
 	if m.extract == nil {
-		return bearerToken(r.Header)
+		return httpauth.BearerToken(r.Header)
 	}
 	token, err := m.extract(r)
 	switch {
 	case err != nil:
-		return "", asError(err, ReasonMalformedRequest, "token extractor")
+		return "", translate(err, failure.Malformed, "token extractor")
 	case token == "":
-		return "", errNoField
+		return "", httpauth.ErrNoField
 	}
 	return token, nil
 }
 
-// verify answers from the cache or looks the token up.
+// verify answers from memory or looks the token up.
 func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit bool, err error) {
-	if token == "" {
-		return nil, false, errNoField
-	}
-	if err := checkTokenSyntax(token); err != nil {
+	if err := httpauth.CheckToken(token); err != nil {
 		return nil, false, err
 	}
-	d := m.cache.digest(token)
-	found := m.cache.get(d, m.cache.now())
+	d := m.memory.digest(token)
+	found := m.memory.look(d)
 	switch {
-	case found.inactive:
-		return nil, true, rejection(ReasonInactive, "")
-	case found.token != nil && !found.stale:
-		if found.refresh {
-			generation := m.cache.generation(d)
-			m.flights.start(ctx, flightKey(d, generation), m.lookup(d, generation, token, found))
-		}
-		return found.token, true, nil
+	case found.State == cache.No:
+		return nil, true, failure.New(failure.Inactive, "")
+	case found.State == cache.Fresh && !found.Refresh:
+		return found.Value, true, nil
+	}
+	l := &lookup{
+		m:          m,
+		token:      token,
+		digest:     d,
+		generation: m.memory.tokens.Generation(d),
+		wasGood:    found.WasGood,
+		refresh:    found.Refresh,
+	}
+	if l.refresh {
+		m.flights.Start(ctx, l.key(), l.run)
+		return found.Value, true, nil
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, false, rejectionOf(ReasonUnavailable, "caller left", err)
+		return nil, false, failure.Because(failure.Unavailable, "caller left", err)
 	}
-	generation := m.cache.generation(d)
-	tok, err = m.flights.do(ctx, flightKey(d, generation), m.lookup(d, generation, token, found))
-	if err != nil && found.stale && errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
-		// The server may have called it inactive meanwhile.
-		if again := m.cache.get(d, m.cache.now()); again.token != nil {
-			m.log.stale(ctx, asError(err, ReasonUnavailable, ""))
-			return again.token, true, nil
+	tok, err = m.flights.Do(ctx, l.key(), l.run)
+	if err != nil && found.State == cache.Stale {
+		if stale := m.bridge(ctx, d, err); stale != nil {
+			return stale, true, nil
 		}
 	}
 	return tok, false, err
 }
 
-// lookup returns the flight that asks the authorization server about the token,
-// of which the cache said what was found, and verifies and remembers what it
-// says.
-func (m *Middleware) lookup(d digest, generation uint64, token string, found finding) func(context.Context) (*Token, error) {
-	return func(ctx context.Context) (*Token, error) {
-		asked := m.cache.now()
-		if !found.refresh {
-			// A flight may have landed between our look at the cache and its end.
-			switch again := m.cache.get(d, asked); {
-			case again.inactive:
-				return nil, rejection(ReasonInactive, "")
-			case again.token != nil && !again.stale:
-				return again.token, nil
-			}
-		}
-		answer, err := m.breaker.do(ctx, found.known, func(ctx context.Context) (*Introspection, error) {
-			asked = m.cache.now()
-			return m.introspector.Introspect(ctx, token)
-		})
-		if err == nil && answer == nil {
-			err = protocolFault("no answer of the Introspector")
-		}
-		if err == nil && !answer.Active {
-			err = rejection(ReasonInactive, "")
-		}
-		if err != nil {
-			e := asError(err, ReasonUnavailable, "Introspector")
-			if e.Reason == ReasonInactive {
-				m.cache.addInactive(d, generation, asked)
-			} else if e.StatusCode() < 500 {
-				m.cache.remove(d)
-			}
-			return nil, e
-		}
-		tok, e := m.judge(ctx, d, answer)
-		if e != nil {
-			if e.StatusCode() < 500 {
-				m.cache.remove(d)
-			}
-			return nil, e
-		}
-		m.cache.add(d, generation, tok, asked, answer)
-		return tok, nil
+// bridge returns the entry that serves beyond its life because its lookup met an
+// outage, unless the server called the token inactive meanwhile.
+func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token {
+	if ctx.Err() != nil || !failure.From(outage, failure.Internal, "").IsOutage() {
+		return nil
 	}
-}
-
-// judge verifies the JWT of an answer: form, algorithm, type, signature,
-// claims, in this order.
-func (m *Middleware) judge(ctx context.Context, d digest, answer *Introspection) (*Token, *Error) {
-	msg, err := jose.Parse(answer.JWT)
-	if err != nil {
-		return nil, asRefused(err)
+	found := m.memory.look(d)
+	if found.Value != nil {
+		m.log.stale(ctx, outage)
 	}
-	if e := m.rules.checkHeader(msg); e != nil {
-		return nil, e
-	}
-	key, err := m.verifySignature(ctx, answer.JWT, msg)
-	if err != nil {
-		return nil, asError(err, ReasonInternal, "")
-	}
-	now := time.Now()
-	set, e := m.rules.check(msg, now)
-	if e != nil {
-		return nil, e
-	}
-	if e := m.rules.checkAnswer(answer, set, now); e != nil {
-		return nil, e
-	}
-	return newToken(m, d, key, answer.JWT, set, answer.Claims), nil
+	return found.Value
 }
 
 // Forget drops what is remembered of an opaque token, for logout and
 // revocation webhooks. A lookup that is under way is not remembered either.
-func (m *Middleware) Forget(token string) { m.cache.forget(m.cache.digest(token)) }
+func (m *Middleware) Forget(token string) { m.memory.tokens.Forget(m.memory.digest(token)) }
 
 // Purge is Forget for every token.
-func (m *Middleware) Purge() { m.cache.purge() }
+func (m *Middleware) Purge() { m.memory.tokens.Purge() }
 
 // Warm fetches the metadata and the key set, if they are to be fetched, so that
 // the first request need not wait. It is optional. The error is an [*Error];
 // requests fetch again what could not be fetched.
 func (m *Middleware) Warm(ctx context.Context) error {
-	if client, ok := m.introspector.(*introspectionClient); ok {
-		if _, err := client.endpoint(ctx); err != nil {
-			return asError(err, ReasonUnavailable, "metadata")
-		}
-	}
-	if keys, ok := m.keys.(*remoteKeys); ok {
-		if _, err := keys.get(ctx); err != nil {
-			return keysUnavailable(err)
+	for _, fetch := range m.authority.warm {
+		if err := fetch(ctx); err != nil {
+			return rejection(err)
 		}
 	}
 	return nil

@@ -3,6 +3,8 @@ package phantom
 import (
 	"fmt"
 	"slices"
+
+	"github.com/phantom-token/phantom/internal/httpauth"
 )
 
 // A Requirement decides whether a verified token permits a request. An error
@@ -22,7 +24,7 @@ func AllScopes(scopes ...string) Requirement {
 			return nil
 		}
 		missing := slices.DeleteFunc(slices.Clone(scopes), t.HasScope)
-		return &Error{Reason: ReasonScope, Scopes: missing}
+		return insufficientScope(missing)
 	}
 }
 
@@ -34,7 +36,7 @@ func AnyScope(scopes ...string) Requirement {
 		if slices.ContainsFunc(scopes, t.HasScope) {
 			return nil
 		}
-		return &Error{Reason: ReasonScope, Scopes: slices.Clone(scopes)}
+		return insufficientScope(slices.Clone(scopes))
 	}
 }
 
@@ -43,7 +45,7 @@ func mustScopes(caller string, scopes []string) []string {
 		panic("phantom: " + caller + ": no scopes")
 	}
 	for _, scope := range scopes {
-		if !isScopeToken(scope) {
+		if !httpauth.IsScopeToken(scope) {
 			panic(fmt.Sprintf("phantom: %s: %q is not a scope-token", caller, scope))
 		}
 	}

@@ -13,6 +13,10 @@ import (
 	"strings"
 	"time"
 	"unique"
+
+	"github.com/phantom-token/phantom/internal/claims"
+	"github.com/phantom-token/phantom/internal/httpauth"
+	"github.com/phantom-token/phantom/internal/issuer"
 )
 
 // A Token is a verified JWT: its signature, issuer, audience, times and type
@@ -23,35 +27,45 @@ import (
 // A Token prints as a fixed text, so that it cannot end up in a log by
 // accident.
 type Token struct { //nolint:recvcheck // String and Format are there for a copied Token too
-	// text holds the value of the Authorization field, the subject and the ID
-	// in one piece: one pointer for the garbage collector in place of three.
-	text               string
-	headerEnd, subject uint32 // where the field and the subject end
-	digest             digest // of the opaque token
-	common             unique.Handle[common]
-	owner              *Middleware
-	key                *signingKey // nil: a key of a caller's KeySet
-	answer             *string     // the JSON members of the introspection answer, if any
-	expiry, issuedAt   int64       // seconds since the epoch
+	text             packedText // the Authorization field, the subject, the ID
+	digest           digest     // of the opaque token
+	common           unique.Handle[common]
+	owner            *Middleware
+	key              *issuer.Key // nil: a key of a caller's KeySet
+	answer           *string     // the JSON members of the introspection answer, if any
+	expiry, issuedAt int64       // seconds since the epoch
 }
 
-// common is what many tokens share, kept once for all of them.
+// packedText is three texts in one: one pointer for the garbage collector and
+// one allocation in place of three, since a million Tokens may be remembered.
+type packedText struct {
+	text                string
+	firstEnd, secondEnd uint32
+}
+
+func packText(first, second, third string) packedText {
+	return packedText{first + second + third, uint32(len(first)), uint32(len(first) + len(second))}
+}
+
+func (p *packedText) first() string  { return p.text[:p.firstEnd] }
+func (p *packedText) second() string { return p.text[p.firstEnd:p.secondEnd] }
+func (p *packedText) third() string  { return p.text[p.secondEnd:] }
+
+// common is what many Tokens share, kept once for all of them.
 type common struct{ clientID, scope, audience string }
 
-const bearerPrefix = "Bearer "
+const bearerPrefix = httpauth.Bearer + " "
 
-func newToken(owner *Middleware, d digest, key *signingKey, jwt string, set *claimSet, answer []byte) *Token {
+func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *claims.Set, answer []byte) *Token {
 	t := &Token{
-		text:      bearerPrefix + jwt + set.subject + set.id,
-		headerEnd: uint32(len(bearerPrefix) + len(jwt)),
-		common:    unique.Make(common{set.clientID, set.scope, strings.Join(set.audience, "\x00")}),
-		owner:     owner,
-		key:       key,
-		digest:    d,
-		expiry:    set.expiry,
-		issuedAt:  set.issuedAt,
+		text:     packText(bearerPrefix+jwt, set.Subject, set.ID),
+		digest:   d,
+		common:   unique.Make(common{set.ClientID, set.Scope, strings.Join(set.Audience, "\x00")}),
+		owner:    owner,
+		key:      key,
+		expiry:   set.Expiry,
+		issuedAt: set.IssuedAt,
 	}
-	t.subject = t.headerEnd + uint32(len(set.subject))
 	if len(answer) > 0 {
 		s := string(answer)
 		t.answer = &s
@@ -59,21 +73,24 @@ func newToken(owner *Middleware, d digest, key *signingKey, jwt string, set *cla
 	return t
 }
 
+// isRetired reports whether the key that signed the JWT left the issuer's set.
+func (t *Token) isRetired() bool { return t.key.Retired() }
+
 // header returns the value of the Authorization field.
-func (t *Token) header() string { return t.text[:t.headerEnd] }
+func (t *Token) header() string { return t.text.first() }
 
 // Subject returns the sub claim. It is never empty.
-func (t *Token) Subject() string { return t.text[t.headerEnd:t.subject] }
+func (t *Token) Subject() string { return t.text.second() }
 
 // Issuer returns the iss claim, which is the configured issuer.
-func (t *Token) Issuer() string { return t.owner.rules.issuer }
+func (t *Token) Issuer() string { return t.owner.authority.rules.Issuer }
 
 // ClientID returns the client_id claim, or else azp; empty if the JWT has
 // neither.
 func (t *Token) ClientID() string { return t.common.Value().clientID }
 
 // ID returns the jti claim; empty if the JWT has none.
-func (t *Token) ID() string { return t.text[t.subject:] }
+func (t *Token) ID() string { return t.text.third() }
 
 // Audience returns a copy of the aud claim.
 func (t *Token) Audience() []string {
@@ -157,7 +174,7 @@ func decodeJSON(data []byte, v any) error {
 }
 
 // JWT returns the verified JWT, for calls to other services.
-func (t *Token) JWT() string { return t.text[len(bearerPrefix):t.headerEnd] }
+func (t *Token) JWT() string { return t.header()[len(bearerPrefix):] }
 
 // SetAuthHeader sets r's Authorization field to the JWT.
 func (t *Token) SetAuthHeader(r *http.Request) {

@@ -8,7 +8,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/jose"
+	"github.com/phantom-token/phantom/internal/upstream"
 )
 
 const maxLeeway = 5 * time.Minute
@@ -49,11 +51,20 @@ func (v *validator) exclude(option string, others ...string) {
 	}
 }
 
+// fit asks a value of this package whether it can work.
+func (v *validator) fit(option string, value any) {
+	if own, ok := value.(interface{ unfit(*config) string }); ok {
+		if fault := own.unfit(v.config); fault != "" {
+			v.fault(option, "%s", fault)
+		}
+	}
+}
+
 func (v *validator) url(option, value string) {
 	if !v.given[option] {
 		return
 	}
-	if fault := checkURL(value, v.given["WithInsecureHTTP"]); fault != "" {
+	if fault := upstream.CheckURL(value, v.insecureHTTP); fault != "" {
 		v.fault(option, "%s", fault)
 	}
 }
@@ -64,7 +75,7 @@ func (v *validator) identity() {
 		v.fault("WithIssuer", "is required")
 	}
 	if u, err := url.Parse(v.issuer); err == nil && (u.RawQuery != "" || u.ForceQuery) {
-		v.fault("WithIssuer", "%q has a query", withoutQuery(v.issuer))
+		v.fault("WithIssuer", "%q has a query", upstream.WithoutQuery(v.issuer))
 	}
 	v.exclude("WithAudience", "WithoutAudienceCheck")
 	switch {
@@ -95,7 +106,7 @@ func (v *validator) lookup() {
 	if v.given["WithHTTPClient"] && v.client == nil {
 		v.fault("WithHTTPClient", "nil")
 	}
-	switch auth, ours := v.auth.(*clientAuth); {
+	switch {
 	case v.given["WithIntrospector"]:
 		if isNil(v.introspector) {
 			v.fault("WithIntrospector", "nil")
@@ -104,10 +115,8 @@ func (v *validator) lookup() {
 		v.fault("WithClientAuth", "is required")
 	case isNil(v.auth):
 		v.fault("WithClientAuth", "nil")
-	case ours && auth.invalid != "":
-		v.fault("WithClientAuth", "%s", auth.invalid)
-	case ours && auth.certificates && (v.client == nil || v.client.Transport == nil):
-		v.fault("WithClientAuth", "TLSClientAuth needs WithHTTPClient, whose transport has the certificate")
+	default:
+		v.fit("WithClientAuth", v.auth)
 	}
 }
 
@@ -120,9 +129,9 @@ func (v *validator) keys() {
 	}
 	if isNil(v.keySet) {
 		v.fault("WithKeySet", "nil")
-	} else if static, ok := v.keySet.(*staticKeys); ok && static.invalid != "" {
-		v.fault("WithKeySet", "%s", static.invalid)
+		return
 	}
+	v.fit("WithKeySet", v.keySet)
 }
 
 // numbers checks sizes and times.
@@ -174,12 +183,12 @@ func (v *validator) hooks() {
 	if v.given["WithRequirements"] && len(v.requirements) == 0 {
 		v.fault("WithRequirements", "no requirements")
 	}
-	if v.realm == "" || !isQuotable(v.realm) {
+	if v.realm == "" || !httpauth.IsQuotable(v.realm) {
 		v.fault("WithRealm", "%q cannot be a quoted-string", v.realm)
 	}
 	if v.given["WithResourceMetadataURL"] {
 		v.url("WithResourceMetadataURL", v.resourceMetadata)
-		if !isErrorText(v.resourceMetadata) {
+		if !httpauth.IsErrorText(v.resourceMetadata) {
 			v.fault("WithResourceMetadataURL", "cannot be a quoted-string")
 		}
 	}

@@ -1,0 +1,135 @@
+package phantom
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/claims"
+	"github.com/phantom-token/phantom/internal/gate"
+	"github.com/phantom-token/phantom/internal/introspection"
+	"github.com/phantom-token/phantom/internal/issuer"
+	"github.com/phantom-token/phantom/internal/jose"
+	"github.com/phantom-token/phantom/internal/upstream"
+)
+
+// An authority is one authorization server: the gate before it, how it is asked,
+// and the keys and rules by which its JWTs are verified.
+type authority struct {
+	gate            *gate.Gate
+	ask             func(ctx context.Context, token string) (*introspection.Answer, error)
+	verifySignature func(ctx context.Context, jwt string, msg *jose.Message) (*issuer.Key, error)
+	rules           claims.Rules
+	warm            []func(context.Context) error // fetch what is to be fetched
+}
+
+func newAuthority(c *config, log *eventLog) *authority {
+	a := &authority{
+		gate: gate.New(c.maxInFlight, c.timeout),
+		rules: claims.Rules{
+			Issuer:     c.issuer,
+			Audience:   c.audience,
+			Leeway:     c.leeway,
+			RFC9068:    c.rfc9068,
+			Algorithms: c.algorithms,
+		},
+	}
+	published := issuer.Config{
+		Issuer:       c.issuer,
+		InsecureHTTP: c.insecureHTTP,
+		Timeout:      c.timeout,
+		Upstream:     upstream.New(c.transport(), c.maxInFlight),
+		Events:       issuer.Events{NotRenewed: log.notRenewed, KeysDropped: log.keysDropped},
+	}
+	metadata := issuer.NewMetadata(published)
+	a.useIntrospection(c, published.Upstream, metadata)
+	a.useKeys(c, published, metadata)
+	return a
+}
+
+// useIntrospection chooses how the server is asked: by the caller's Introspector
+// or the client of RFC 7662.
+func (a *authority) useIntrospection(c *config, up *upstream.Client, metadata *issuer.Metadata) {
+	if c.introspector != nil {
+		a.ask = func(ctx context.Context, token string) (*introspection.Answer, error) {
+			return askWith(ctx, c.introspector, token)
+		}
+		return
+	}
+	endpoint := fixedURL(c.endpoint)
+	if c.endpoint == "" {
+		endpoint = metadata.IntrospectionEndpoint
+		a.warm = append(a.warm, func(ctx context.Context) error {
+			_, err := endpoint(ctx)
+			return err
+		})
+	}
+	client := &introspection.Client{
+		Endpoint:     endpoint,
+		Upstream:     up,
+		Authenticate: forIssuer(c.auth, c.issuer).Authenticate,
+		Member:       c.member,
+		Strict:       c.strictCacheControl,
+	}
+	a.ask = client.Ask
+}
+
+// useKeys chooses the keys: the caller's KeySet or the set that the issuer
+// publishes.
+func (a *authority) useKeys(c *config, published issuer.Config, metadata *issuer.Metadata) {
+	if c.keySet != nil {
+		a.verifySignature = func(ctx context.Context, jwt string, msg *jose.Message) (*issuer.Key, error) {
+			return nil, verifyWith(ctx, c.keySet, jwt, msg)
+		}
+		return
+	}
+	jwksURL := fixedURL(c.jwksURL)
+	if c.jwksURL == "" {
+		jwksURL = metadata.JWKSURL
+	}
+	keys := issuer.NewKeys(published, jwksURL)
+	a.verifySignature = func(ctx context.Context, _ string, msg *jose.Message) (*issuer.Key, error) {
+		return keys.Verify(ctx, msg)
+	}
+	a.warm = append(a.warm, keys.Fetch)
+}
+
+// fixedURL stands for what need not be discovered.
+func fixedURL(url string) func(context.Context) (string, error) {
+	return func(context.Context) (string, error) { return url, nil }
+}
+
+// transport is all that is used of a caller's client, which would follow
+// redirects and keep cookies.
+func (c *config) transport() http.RoundTripper {
+	if c.client == nil {
+		return nil
+	}
+	return c.client.Transport
+}
+
+// verifyAnswer verifies the JWT of an active answer: its form, algorithm, type,
+// signature and claims, in this order, and then what the answer says beside it.
+// It returns the key that signed it, nil if that is not ours to know.
+func (a *authority) verifyAnswer(ctx context.Context, answer *introspection.Answer) (*issuer.Key, *claims.Set, error) {
+	msg, err := jose.Parse(answer.JWT)
+	if err != nil {
+		return nil, nil, issuer.Refusal(err)
+	}
+	if err := a.rules.CheckHeader(msg); err != nil {
+		return nil, nil, err
+	}
+	key, err := a.verifySignature(ctx, answer.JWT, msg)
+	if err != nil {
+		return nil, nil, err
+	}
+	now := time.Now()
+	set, err := a.rules.Check(msg, now)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := a.rules.CheckAnswer(answer.Members, answer.Expiry, set, now); err != nil {
+		return nil, nil, err
+	}
+	return key, set, nil
+}
