@@ -1,0 +1,135 @@
+package conformance_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phantom-token/phantom"
+)
+
+func TestStaleIfError(t *testing.T) {
+	stale := phantom.WithStaleIfError(30 * time.Second)
+	for _, c := range []struct {
+		name    string
+		life    time.Duration // of the JWT
+		said    time.Duration // the answer's own exp; 0: none
+		answer  http.HandlerFunc
+		extra   []phantom.Option
+		served  time.Duration // at least that long
+		refused time.Duration // from then on
+		want    string        // then
+	}{
+		{"C231 bounded by its limit", 300 * time.Second, 0, reply(500, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},
+		{"C231 bounded by exp", 70 * time.Second, 0, reply(500, ""), []phantom.Option{stale}, 70 * time.Second, 70 * time.Second, code503A},
+		{"C231 bounded by the answer's exp", 300 * time.Second, 70 * time.Second, reply(500, ""), []phantom.Option{stale}, 70 * time.Second, 70 * time.Second, code503A},
+		{"C231 a connection that fails", 300 * time.Second, 0, nil, []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},
+		{"C231 an hour, bounded by exp", 300 * time.Second, 0, reply(429, ""), []phantom.Option{phantom.WithStaleIfError(time.Hour)}, 300 * time.Second, 300 * time.Second, code503A},
+		{"C231 an unusable answer is no outage", 300 * time.Second, 0, reply(404, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},
+		{"C231 off", 300 * time.Second, 0, reply(500, ""), nil, 52 * time.Second, 60 * time.Second, code503A},
+		{"C231 zero", 300 * time.Second, 0, reply(500, ""), []phantom.Option{phantom.WithStaleIfError(0)}, 52 * time.Second, 60 * time.Second, code503A},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				as := newAS(t)
+				jwt := mint("ES256", claims(map[string]any{"exp": time.Now().Add(c.life).Unix()}))
+				as.introspect = answerJWT(jwt)
+				if c.said > 0 {
+					as.introspect = answerJSON(answerOf(jwt, map[string]any{"exp": time.Now().Add(c.said).Unix()}))
+				}
+				down := false
+				m := as.middleware(append(c.extra, phantom.WithHTTPClient(&http.Client{
+					Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+						if down && c.answer == nil {
+							return nil, errors.New("no route")
+						}
+						return as.RoundTrip(r)
+					}),
+				}))...)
+				start := time.Now()
+				if got := as.try(m, "tok"); got != codeOK {
+					t.Fatal(got)
+				}
+				as.introspect, down = c.answer, true
+				for time.Since(start) < c.refused+15*time.Second {
+					time.Sleep(200 * time.Millisecond)
+					switch got, at := as.try(m, "tok"), time.Since(start); {
+					case at < c.served && got != codeOK, at >= c.refused && got != c.want:
+						t.Fatalf("%s at %v", got, at)
+					}
+				}
+				warnings := strings.Count(as.logs.String(), "level=WARN")
+				bridged := c.served > 60*time.Second
+				if bridged && warnings == 0 || !bridged && warnings > 0 || warnings > int(c.refused/(10*time.Second)) {
+					t.Errorf("%d warnings", warnings)
+				}
+				as.introspect, down = nil, false
+				time.Sleep(time.Second)
+				if got := as.try(m, "tok"); got != codeOK {
+					t.Errorf("when the server is back: %s", got)
+				}
+			})
+		})
+	}
+	t.Run("C231 never after the server called it inactive", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			as := newAS(t)
+			m := as.middleware(stale, phantom.WithRefreshAhead(0))
+			if got := as.try(m, "tok"); got != codeOK {
+				t.Fatal(got)
+			}
+			time.Sleep(61 * time.Second)
+			as.introspect = reply(204, "")
+			if got := as.try(m, "tok"); got != code401T {
+				t.Errorf("revoked: %s", got)
+			}
+			as.introspect = reply(500, "")
+			if got := as.try(m, "tok"); got != code401T {
+				t.Errorf("an outage after that: %s", got)
+			}
+			time.Sleep(5 * time.Second)
+			if got := as.try(m, "tok"); got != code503A {
+				t.Errorf("the outage alone: %s", got)
+			}
+		})
+	})
+	t.Run("C231 not after Forget", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			as := newAS(t)
+			m := as.middleware(stale)
+			if got := as.try(m, "tok"); got != codeOK {
+				t.Fatal(got)
+			}
+			as.introspect = reply(500, "")
+			time.Sleep(61 * time.Second)
+			if got := as.try(m, "tok"); got != codeOK {
+				t.Errorf("stale: %s", got)
+			}
+			m.Forget("tok")
+			if got := as.try(m, "tok"); got != code503A {
+				t.Errorf("forgotten: %s", got)
+			}
+		})
+	})
+	t.Run("C231 not for those who leave", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			as := newAS(t)
+			m := as.middleware(stale)
+			if got := as.try(m, "tok"); got != codeOK {
+				t.Fatal(got)
+			}
+			as.introspect = wait(time.Hour, nil)
+			time.Sleep(61 * time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := m.Verify(ctx, "tok"); !errors.Is(err, phantom.ErrUnavailable) {
+				t.Error(err)
+			}
+			time.Sleep(5 * time.Second)
+		})
+	})
+}
