@@ -39,7 +39,7 @@ func retryAfterOf(t *testing.T, as *fakeAS, m *phantom.Middleware, token string)
 
 func TestBreakerOpens(t *testing.T) {
 	closed := roundTripper(func(*http.Request) (*http.Response, error) { return nil, io.EOF })
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name   string
 		answer http.HandlerFunc
 		via    http.RoundTripper
@@ -57,16 +57,16 @@ func TestBreakerOpens(t *testing.T) {
 		{"A77 inactive", reply(204, ""), nil, false, code401T},
 		{"A116 refused JWT", answerJWT(mint("ES256", claims(map[string]any{"iss": "https://other.test"}))), nil, false, code401T},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
-				as.introspect = c.answer
+				as.introspect = tc.answer
 				asked := 0
 				count := roundTripper(func(r *http.Request) (*http.Response, error) {
 					if r.URL.Path == endpointPath {
 						asked++
-						if c.via != nil {
-							return c.via.RoundTrip(r)
+						if tc.via != nil {
+							return tc.via.RoundTrip(r)
 						}
 					}
 					return as.RoundTrip(r)
@@ -74,17 +74,17 @@ func TestBreakerOpens(t *testing.T) {
 				m := as.middleware(phantom.WithHTTPClient(&http.Client{Transport: count}))
 				token := freshTokens()
 				attempts := 1
-				if c.via != nil {
+				if tc.via != nil {
 					attempts = 2 // with the retry
 				}
 				for i := range 30 {
 					before, start := asked, time.Now()
-					if got := as.try(m, token()); got != c.want {
-						t.Fatalf("lookup %d: %s, want %s", i+1, got, c.want)
+					if got := as.try(m, token()); got != tc.want {
+						t.Fatalf("lookup %d: %s, want %s", i+1, got, tc.want)
 					}
 					synctest.Wait() // the caller may leave a moment before the lookup ends
 					want := attempts
-					if c.opens && i >= 10 {
+					if tc.opens && i >= 10 {
 						want = 0
 						if took := time.Since(start); took != 0 {
 							t.Errorf("lookup %d: refused after %v", i+1, took)
@@ -102,10 +102,13 @@ func TestBreakerOpens(t *testing.T) {
 // Ten outages in a row open it, not ten in all: whatever answer comes between
 // starts the count again.
 func TestBreakerCountsInARow(t *testing.T) {
-	for name, answer := range map[string]http.HandlerFunc{
-		"a JWT":     nil,
-		"inactive":  reply(204, ""),
-		"a refusal": reply(401, ""),
+	for _, tc := range []struct {
+		name   string
+		answer http.HandlerFunc
+	}{
+		{"a JWT", nil},
+		{"inactive", reply(204, "")},
+		{"a refusal", reply(401, "")},
 	} {
 		as := newAS(t)
 		m := as.middleware()
@@ -117,13 +120,13 @@ func TestBreakerCountsInARow(t *testing.T) {
 					t.Fatal(got)
 				}
 			}
-			as.introspect = answer
+			as.introspect = tc.answer
 			if got := as.try(m, token()); got == code503A {
-				t.Fatalf("%s: not asked", name)
+				t.Fatalf("%s: not asked", tc.name)
 			}
 		}
 		if got := as.calls.Load(); got != 50 {
-			t.Errorf("%s: asked %d times", name, got)
+			t.Errorf("%s: asked %d times", tc.name, got)
 		}
 	}
 }
@@ -207,36 +210,37 @@ func TestBreakerProbes(t *testing.T) {
 // panics does not keep the next from being made.
 func TestBreakerProbeOutcomes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for name, c := range map[string]struct {
+		for _, tc := range []struct {
+			name   string
 			answer http.HandlerFunc
 			want   string
 			after  string // of the next request
 		}{
-			"a refusal": {reply(401, ""), code502A, codeOK},
-			"inactive":  {reply(204, ""), code401T, codeOK},
-			"a panic":   {func(http.ResponseWriter, *http.Request) { panic("x") }, code500I, code503A},
-			"an exit":   {func(http.ResponseWriter, *http.Request) { runtime.Goexit() }, code503A, code503A},
+			{"a refusal", reply(401, ""), code502A, codeOK},
+			{"inactive", reply(204, ""), code401T, codeOK},
+			{"a panic", func(http.ResponseWriter, *http.Request) { panic("x") }, code500I, code503A},
+			{"an exit", func(http.ResponseWriter, *http.Request) { runtime.Goexit() }, code503A, code503A},
 		} {
 			as := newAS(t)
 			m := as.middleware()
 			token := freshTokens()
 			open(t, as, m, token)
 			time.Sleep(time.Second)
-			as.introspect = c.answer
+			as.introspect = tc.answer
 			start := time.Now()
-			if got := as.try(m, token()); got != c.want {
-				t.Errorf("%s: %s, want %s", name, got, c.want)
+			if got := as.try(m, token()); got != tc.want {
+				t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
 			}
 			synctest.Wait()
 			as.introspect = nil
 			if time.Since(start) == 0 { // the breaker has not waited meanwhile
-				if got := as.try(m, token()); got != c.after {
-					t.Errorf("%s: then %s, want %s", name, got, c.after)
+				if got := as.try(m, token()); got != tc.after {
+					t.Errorf("%s: then %s, want %s", tc.name, got, tc.after)
 				}
 			}
 			time.Sleep(time.Second)
 			if got := as.try(m, token()); got != codeOK {
-				t.Errorf("%s: a second later %s", name, got)
+				t.Errorf("%s: a second later %s", tc.name, got)
 			}
 		}
 	})

@@ -153,11 +153,14 @@ func TestCacheUsesAllOfItsSize(t *testing.T) {
 // TestC219Junk: random tokens, however many, cost valid users nothing and take
 // no more memory than the cache's size allows.
 func TestC219Junk(t *testing.T) {
-	for name, junk := range map[string]int{ // for each valid request
-		"C219 L286 nine in ten": 9,
-		"L287 half":             1,
+	for _, tc := range []struct {
+		name string
+		junk int
+	}{ // for each valid request
+		{"C219 L286 nine in ten", 9},
+		{"L287 half", 1},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const users, capacity = 1000, 10_000
 				total := 100_000 / scale
@@ -187,9 +190,9 @@ func TestC219Junk(t *testing.T) {
 				for worker := range 10 {
 					wg.Go(func() {
 						random := rand.New(rand.NewPCG(1, uint64(worker)))
-						for i := range total / 10 / (junk + 1) {
+						for i := range total / 10 / (tc.junk + 1) {
 							use(worker + 10*i)
-							for range junk {
+							for range tc.junk {
 								expect(t, "junk", idOf(m, fmt.Sprintf("junk-%x", random.Uint64())), code401T)
 							}
 						}
@@ -267,15 +270,16 @@ func TestCacheL290SlowServer(t *testing.T) {
 // TestCacheL285HotTokens: ten minutes of tokens in constant use: no error, no
 // wait, and the server is asked once in each token's life.
 func TestCacheL285HotTokens(t *testing.T) {
-	for name, test := range map[string]struct {
+	for _, test := range []struct {
+		name string
 		opts []phantom.Option
 		life time.Duration // between two lookups
 		wait time.Duration // of a hit
 	}{
-		"no refresh ahead": {[]phantom.Option{phantom.WithRefreshAhead(0)}, 60 * time.Second, 20 * time.Millisecond},
-		"refresh ahead":    {nil, 48 * time.Second, 0},
+		{"no refresh ahead", []phantom.Option{phantom.WithRefreshAhead(0)}, 60 * time.Second, 20 * time.Millisecond},
+		{"refresh ahead", nil, 48 * time.Second, 0},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const tokens, minutes = 200 / scale, 10
 				o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {

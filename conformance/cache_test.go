@@ -29,17 +29,20 @@ func TestC203AskedOnce(t *testing.T) {
 // further than the maximal lifetime behind the last lookup that found it
 // active.
 func TestC214RevocationIsSeen(t *testing.T) {
-	for name, opts := range map[string][]phantom.Option{
-		"default":               nil,
-		"no refresh ahead":      {phantom.WithRefreshAhead(0)},
-		"refreshed very early":  {phantom.WithRefreshAhead(0.01)},
-		"a slow server":         {phantom.WithRefreshAhead(0)},
-		"stale during outages":  {phantom.WithStaleIfError(time.Hour)},
-		"not cached":            {phantom.WithMaxTTL(0)},
-		"cached for a second":   {phantom.WithMaxTTL(time.Second)},
-		"cached for an instant": {phantom.WithMaxTTL(1)},
+	for _, tc := range []struct {
+		name string
+		opts []phantom.Option
+	}{
+		{"default", nil},
+		{"no refresh ahead", []phantom.Option{phantom.WithRefreshAhead(0)}},
+		{"refreshed very early", []phantom.Option{phantom.WithRefreshAhead(0.01)}},
+		{"a slow server", []phantom.Option{phantom.WithRefreshAhead(0)}},
+		{"stale during outages", []phantom.Option{phantom.WithStaleIfError(time.Hour)}},
+		{"not cached", []phantom.Option{phantom.WithMaxTTL(0)}},
+		{"cached for a second", []phantom.Option{phantom.WithMaxTTL(time.Second)}},
+		{"cached for an instant", []phantom.Option{phantom.WithMaxTTL(1)}},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
 				revoked := start.Add(100 * time.Second)
@@ -50,12 +53,12 @@ func TestC214RevocationIsSeen(t *testing.T) {
 						return inactive, nil
 					}
 					lastActive.Store(int64(now.Sub(start)))
-					if name == "a slow server" {
+					if tc.name == "a slow server" {
 						time.Sleep(1900 * time.Millisecond)
 					}
 					return says(1)
 				}}
-				m := o.middleware(t, opts...)
+				m := o.middleware(t, tc.opts...)
 				var lastOK time.Duration
 				for time.Since(start) < 200*time.Second {
 					switch got := idOf(m, opaqueToken); {
@@ -67,7 +70,7 @@ func TestC214RevocationIsSeen(t *testing.T) {
 					time.Sleep(100 * time.Millisecond)
 				}
 				limit := time.Minute
-				switch name {
+				switch tc.name {
 				case "not cached", "cached for an instant":
 					limit = time.Nanosecond
 				case "cached for a second":
@@ -125,26 +128,27 @@ func lifetime(t *testing.T, o *oracle, m *phantom.Middleware, step time.Duration
 func TestCacheLifetime(t *testing.T) {
 	type answer struct{ exp, answerExp, maxAge time.Duration }
 	const none = -time.Second
-	for name, test := range map[string]struct {
+	for _, test := range []struct {
+		name   string
 		answer answer
 		ttl    time.Duration
 		want   time.Duration
 	}{
-		"the cap":                     {answer{300, none, none}, 60, 60},
-		"a longer cap":                {answer{300, none, none}, 200, 200},
-		"exp":                         {answer{30, none, none}, 60, 30},
-		"the answer's exp":            {answer{300, 20, none}, 60, 20},
-		"the answer's exp, later":     {answer{30, 200, none}, 60, 30},
-		"max-age":                     {answer{300, none, 5}, 60, 5},
-		"max-age, larger":             {answer{300, none, 3600}, 60, 60},
-		"max-age 0":                   {answer{300, none, 0}, 60, 0},
-		"exp has passed, in leeway":   {answer{-5, none, none}, 60, 0},
-		"the answer's exp ends first": {answer{300, 5, none}, 60, 5},
-		"all at once":                 {answer{30, 25, 20}, 60, 20},
-		"far beyond what fits":        {answer{1e9, none, none}, 60, 60},
-		"the end of the calendar":     {answer{2e11, 2e11, none}, 60, 60},
+		{"the cap", answer{300, none, none}, 60, 60},
+		{"a longer cap", answer{300, none, none}, 200, 200},
+		{"exp", answer{30, none, none}, 60, 30},
+		{"the answer's exp", answer{300, 20, none}, 60, 20},
+		{"the answer's exp, later", answer{30, 200, none}, 60, 30},
+		{"max-age", answer{300, none, 5}, 60, 5},
+		{"max-age, larger", answer{300, none, 3600}, 60, 60},
+		{"max-age 0", answer{300, none, 0}, 60, 0},
+		{"exp has passed, in leeway", answer{-5, none, none}, 60, 0},
+		{"the answer's exp ends first", answer{300, 5, none}, 60, 5},
+		{"all at once", answer{30, 25, 20}, 60, 20},
+		{"far beyond what fits", answer{1e9, none, none}, 60, 60},
+		{"the end of the calendar", answer{2e11, 2e11, none}, 60, 60},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
 					a := unsigned(map[string]any{"exp": time.Now().Unix() + int64(test.answer.exp)})
@@ -179,17 +183,18 @@ func TestCacheLifetime(t *testing.T) {
 // TestC231StaleEndsWithTheAnswer: an outage is bridged up to the limit, the
 // JWT's exp and the answer's own exp, whichever comes first.
 func TestC231StaleEndsWithTheAnswer(t *testing.T) {
-	for name, test := range map[string]struct {
+	for _, test := range []struct {
+		name           string
 		exp, answerExp time.Duration // 0: none
 		from, to       time.Duration // the last OK lies between
 	}{
-		"the limit":               {300, 0, 52500, 70000},
-		"exp":                     {35, 0, 34900, 35000},
-		"the answer's exp":        {300, 25, 24900, 25000},
-		"exp that is too far off": {1e10, 0, 52500, 70000},
-		"the end of the calendar": {2e11, 2e11, 52500, 70000},
+		{"the limit", 300, 0, 52500, 70000},
+		{"exp", 35, 0, 34900, 35000},
+		{"the answer's exp", 300, 25, 24900, 25000},
+		{"exp that is too far off", 1e10, 0, 52500, 70000},
+		{"the end of the calendar", 2e11, 2e11, 52500, 70000},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log lockedBuffer
 				start := time.Now()
@@ -240,20 +245,21 @@ func TestC220InactiveAskedOnce(t *testing.T) {
 }
 
 func TestC221ActiveAfterAll(t *testing.T) {
-	for name, test := range map[string]struct {
+	for _, test := range []struct {
+		name  string
 		opts  []phantom.Option
 		after func(*phantom.Middleware)
 		limit time.Duration
 	}{
-		"by default":            {nil, nil, 5 * time.Second},
-		"negative TTL of 1 min": {[]phantom.Option{phantom.WithNegativeTTL(time.Minute)}, nil, time.Minute},
-		"C222 negative TTL 0":   {[]phantom.Option{phantom.WithNegativeTTL(0)}, nil, time.Second},
-		"C222 TTL 0":            {[]phantom.Option{phantom.WithMaxTTL(0)}, nil, time.Second},
-		"C222 size 0":           {[]phantom.Option{phantom.WithCacheSize(0)}, nil, time.Second},
-		"Forget":                {nil, func(m *phantom.Middleware) { m.Forget(opaqueToken) }, time.Second},
-		"Purge":                 {nil, (*phantom.Middleware).Purge, time.Second},
+		{"by default", nil, nil, 5 * time.Second},
+		{"negative TTL of 1 min", []phantom.Option{phantom.WithNegativeTTL(time.Minute)}, nil, time.Minute},
+		{"C222 negative TTL 0", []phantom.Option{phantom.WithNegativeTTL(0)}, nil, time.Second},
+		{"C222 TTL 0", []phantom.Option{phantom.WithMaxTTL(0)}, nil, time.Second},
+		{"C222 size 0", []phantom.Option{phantom.WithCacheSize(0)}, nil, time.Second},
+		{"Forget", nil, func(m *phantom.Middleware) { m.Forget(opaqueToken) }, time.Second},
+		{"Purge", nil, (*phantom.Middleware).Purge, time.Second},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
 				o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
@@ -282,20 +288,21 @@ func TestC221ActiveAfterAll(t *testing.T) {
 // TestC222Off: what is turned off remembers nothing; a negative number is a
 // mistake; nothing means unlimited or for ever.
 func TestC222Off(t *testing.T) {
-	for name, test := range map[string]struct {
+	for _, test := range []struct {
+		name             string
 		option           phantom.Option
 		active, inactive int64 // lookups for ten requests one second apart
 		refused          bool
 	}{
-		"size 0":          {option: phantom.WithCacheSize(0), active: 10, inactive: 10},
-		"size -1":         {option: phantom.WithCacheSize(-1), refused: true},
-		"TTL 0":           {option: phantom.WithMaxTTL(0), active: 10, inactive: 10},
-		"TTL -1":          {option: phantom.WithMaxTTL(-1), refused: true},
-		"negative TTL 0":  {option: phantom.WithNegativeTTL(0), active: 1, inactive: 10},
-		"negative TTL -1": {option: phantom.WithNegativeTTL(-1), refused: true},
-		"size 1":          {option: phantom.WithCacheSize(1), active: 1, inactive: 2},
+		{name: "size 0", option: phantom.WithCacheSize(0), active: 10, inactive: 10},
+		{name: "size -1", option: phantom.WithCacheSize(-1), refused: true},
+		{name: "TTL 0", option: phantom.WithMaxTTL(0), active: 10, inactive: 10},
+		{name: "TTL -1", option: phantom.WithMaxTTL(-1), refused: true},
+		{name: "negative TTL 0", option: phantom.WithNegativeTTL(0), active: 1, inactive: 10},
+		{name: "negative TTL -1", option: phantom.WithNegativeTTL(-1), refused: true},
+		{name: "size 1", option: phantom.WithCacheSize(1), active: 1, inactive: 2},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := &oracle{}
 				if test.refused {
@@ -308,19 +315,25 @@ func TestC222Off(t *testing.T) {
 					return
 				}
 				m := o.middleware(t, test.option)
-				for token, want := range map[string]int64{"active": test.active, "inactive": test.inactive} {
+				for _, tc := range []struct {
+					name string
+					want int64
+				}{
+					{"active", test.active},
+					{"inactive", test.inactive},
+				} {
 					o.calls.Store(0)
 					o.ask = func(context.Context, string) (*phantom.Introspection, error) {
-						if token == "active" {
+						if tc.name == "active" {
 							return says(1)
 						}
 						return inactive, nil
 					}
 					for range 10 {
-						idOf(m, token)
+						idOf(m, tc.name)
 						time.Sleep(time.Second)
 					}
-					expect(t, token, o.calls.Load(), want)
+					expect(t, tc.name, o.calls.Load(), tc.want)
 				}
 			})
 		})

@@ -136,14 +136,17 @@ func (r remains) kept() string {
 	for range 100 {
 		runtime.GC()
 		kept = ""
-		for name, alive := range map[string]bool{
-			"request ": r.request.Value() != nil,
-			"header ":  r.header.Value() != nil,
-			"body ":    r.body.Value() != nil,
-			"writer ":  r.writer.Value() != nil,
+		for _, tc := range []struct {
+			name  string
+			alive bool
+		}{
+			{"request ", r.request.Value() != nil},
+			{"header ", r.header.Value() != nil},
+			{"body ", r.body.Value() != nil},
+			{"writer ", r.writer.Value() != nil},
 		} {
-			if alive {
-				kept += name
+			if tc.alive {
+				kept += tc.name
 			}
 		}
 		if kept == "" {

@@ -53,17 +53,18 @@ func (c hookedContext) Err() error {
 // comes to join the flight when that has just ended, finds what it brought.
 func TestFlightLandsBeforeTheJoin(t *testing.T) {
 	outage := errors.New("outage")
-	for name, test := range map[string]struct {
+	for _, test := range []struct {
+		name    string
 		answer  *phantom.Introspection
 		err     error
 		want    string
 		lookups int64
 	}{
-		"active":   {unsigned(map[string]any{"jti": "1"}), nil, "1", 1},
-		"inactive": {inactive, nil, code401T, 1},
-		"outage":   {nil, outage, code503A, 2}, // no verdict: nothing to find
+		{"active", unsigned(map[string]any{"jti": "1"}), nil, "1", 1},
+		{"inactive", inactive, nil, code401T, 1},
+		{"outage", nil, outage, code503A, 2}, // no verdict: nothing to find
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) { return test.answer, test.err }}
 			m := o.middleware(t)
 			hooked := 0
@@ -95,19 +96,20 @@ var forgets = map[string]func(*phantom.Middleware){
 func TestFlightForget(t *testing.T) {
 	type timing struct{ asking, verifying time.Duration }
 	for how, forget := range forgets {
-		for name, test := range map[string]struct {
+		for _, test := range []struct {
+			name         string
 			old, renewed timing
 			forget       time.Duration
 		}{
-			"while asking, the old one lands first":    {timing{100, 0}, timing{200, 0}, 50},
-			"while asking, the old one lands last":     {timing{400, 0}, timing{100, 0}, 50},
-			"while asking, both land at once":          {timing{400, 0}, timing{350, 0}, 50},
-			"while verifying, the old one lands first": {timing{100, 200}, timing{400, 0}, 200},
-			"while verifying, the old one lands last":  {timing{100, 800}, timing{0, 100}, 200},
-			"both are verified":                        {timing{100, 500}, timing{0, 400}, 200},
-			"at the start":                             {timing{100, 0}, timing{100, 0}, 0},
+			{"while asking, the old one lands first", timing{100, 0}, timing{200, 0}, 50},
+			{"while asking, the old one lands last", timing{400, 0}, timing{100, 0}, 50},
+			{"while asking, both land at once", timing{400, 0}, timing{350, 0}, 50},
+			{"while verifying, the old one lands first", timing{100, 200}, timing{400, 0}, 200},
+			{"while verifying, the old one lands last", timing{100, 800}, timing{0, 100}, 200},
+			{"both are verified", timing{100, 500}, timing{0, 400}, 200},
+			{"at the start", timing{100, 0}, timing{100, 0}, 0},
 		} {
-			t.Run(how+" "+name, func(t *testing.T) {
+			t.Run(how+" "+test.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					o := &oracle{}
 					takes := map[bool]timing{true: test.old, false: test.renewed}

@@ -129,24 +129,27 @@ func TestFlightRefreshBelongsToNobody(t *testing.T) {
 // TestFlightRefreshOnce: a crowd of hits starts one refresh, and when that
 // brings nothing there is no other: the entry serves to its end.
 func TestFlightRefreshOnce(t *testing.T) {
-	for name, fault := range map[string]func() (*phantom.Introspection, error){
-		"C230 outage":         func() (*phantom.Introspection, error) { return nil, errors.New("outage") },
-		"C230 unusable":       func() (*phantom.Introspection, error) { return nil, phantom.ErrUpstream },
-		"C230 not a JWT":      func() (*phantom.Introspection, error) { return &phantom.Introspection{Active: true, JWT: "x"}, nil },
-		"C230 nothing at all": func() (*phantom.Introspection, error) { return nil, nil },
-		"C208 panic":          func() (*phantom.Introspection, error) { panic("x") },
-		"C209 Goexit": func() (*phantom.Introspection, error) {
+	for _, tc := range []struct {
+		name  string
+		fault func() (*phantom.Introspection, error)
+	}{
+		{"C230 outage", func() (*phantom.Introspection, error) { return nil, errors.New("outage") }},
+		{"C230 unusable", func() (*phantom.Introspection, error) { return nil, phantom.ErrUpstream }},
+		{"C230 not a JWT", func() (*phantom.Introspection, error) { return &phantom.Introspection{Active: true, JWT: "x"}, nil }},
+		{"C230 nothing at all", func() (*phantom.Introspection, error) { return nil, nil }},
+		{"C208 panic", func() (*phantom.Introspection, error) { panic("x") }},
+		{"C209 Goexit", func() (*phantom.Introspection, error) {
 			runtime.Goexit()
 			return nil, nil
-		},
-		"deaf": func() (*phantom.Introspection, error) {
+		}},
+		{"deaf", func() (*phantom.Introspection, error) {
 			time.Sleep(time.Minute)
 			return nil, errors.New("late")
-		},
+		}},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) { return fault() }}
+				o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) { return tc.fault() }}
 				m := refreshing(t, o)
 				start := time.Now()
 				var end time.Duration
@@ -173,16 +176,19 @@ func TestFlightRefreshOnce(t *testing.T) {
 // TestFlightRefreshVerdict: a refresh that finds the token inactive ends the
 // entry, and hits are served until then.
 func TestFlightRefreshVerdict(t *testing.T) {
-	for name, answer := range map[string]*phantom.Introspection{
-		"inactive":    inactive,
-		"another aud": unsigned(map[string]any{"aud": "https://elsewhere.test"}),
-		"bound":       unsigned(map[string]any{"cnf": map[string]any{"jkt": "x"}}),
+	for _, tc := range []struct {
+		name   string
+		answer *phantom.Introspection
+	}{
+		{"inactive", inactive},
+		{"another aud", unsigned(map[string]any{"aud": "https://elsewhere.test"})},
+		{"bound", unsigned(map[string]any{"cnf": map[string]any{"jkt": "x"}})},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
 					time.Sleep(50 * time.Millisecond)
-					return answer, nil
+					return tc.answer, nil
 				}}
 				m := refreshing(t, o, phantom.WithStaleIfError(time.Hour))
 				time.Sleep(49 * time.Millisecond)
@@ -200,26 +206,27 @@ func TestFlightRefreshVerdict(t *testing.T) {
 // TestFlightStaleAndVerdict: whoever waits for the outage to be confirmed gets
 // the old entry only if nothing was learned meanwhile.
 func TestFlightStaleAndVerdict(t *testing.T) {
-	for name, test := range map[string]struct {
+	for _, test := range []struct {
+		name      string
 		meanwhile func(o *oracle, m *phantom.Middleware)
 		want      string
 	}{
-		"nothing":       {func(*oracle, *phantom.Middleware) {}, "1"},
-		"not an outage": {func(*oracle, *phantom.Middleware) {}, code502A},
-		"Forget":        {func(_ *oracle, m *phantom.Middleware) { m.Forget(opaqueToken) }, code503A},
-		"Purge":         {func(_ *oracle, m *phantom.Middleware) { m.Purge() }, code503A},
-		"Forget, then inactive": {func(o *oracle, m *phantom.Middleware) {
+		{"nothing", func(*oracle, *phantom.Middleware) {}, "1"},
+		{"not an outage", func(*oracle, *phantom.Middleware) {}, code502A},
+		{"Forget", func(_ *oracle, m *phantom.Middleware) { m.Forget(opaqueToken) }, code503A},
+		{"Purge", func(_ *oracle, m *phantom.Middleware) { m.Purge() }, code503A},
+		{"Forget, then inactive", func(o *oracle, m *phantom.Middleware) {
 			m.Forget(opaqueToken)
 			o.ask = func(context.Context, string) (*phantom.Introspection, error) { return inactive, nil }
 			idOf(m, opaqueToken)
 		}, code503A},
-		"Forget, then active": {func(o *oracle, m *phantom.Middleware) {
+		{"Forget, then active", func(o *oracle, m *phantom.Middleware) {
 			m.Forget(opaqueToken)
 			o.ask = func(context.Context, string) (*phantom.Introspection, error) { return says(3) }
 			idOf(m, opaqueToken)
 		}, "3"},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) { return says(1) }}
 				m := o.middleware(t, phantom.WithMaxTTL(10*time.Second), phantom.WithStaleIfError(time.Minute))

@@ -16,16 +16,19 @@ import (
 )
 
 func TestC204OneFlightForAThousand(t *testing.T) {
-	for name, opts := range map[string][]phantom.Option{
-		"cached":      nil,
-		"C222 size 0": {phantom.WithCacheSize(0)},
-		"C222 TTL 0":  {phantom.WithMaxTTL(0)},
+	for _, tc := range []struct {
+		name string
+		opts []phantom.Option
+	}{
+		{"cached", nil},
+		{"C222 size 0", []phantom.Option{phantom.WithCacheSize(0)}},
+		{"C222 TTL 0", []phantom.Option{phantom.WithMaxTTL(0)}},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				as.introspect = wait(100*time.Millisecond, answerJWT(mint("ES256", claims(nil))))
-				m := as.middleware(opts...)
+				m := as.middleware(tc.opts...)
 				as.secret(opaqueToken)
 				join := throng(1000, func(int) string { return as.try(m, opaqueToken) })
 				expectEndings(t, join(), map[ending]int{{codeOK, 100 * time.Millisecond}: 1000})
@@ -72,15 +75,16 @@ func TestC206LeaderLeaves(t *testing.T) {
 }
 
 func TestC207AllLeave(t *testing.T) {
-	for name, test := range map[string]struct {
+	for _, test := range []struct {
+		name    string
 		answers time.Duration
 		landed  time.Duration
 		lookups int64 // with the next request's
 	}{
-		"it succeeds":             {500 * time.Millisecond, 500 * time.Millisecond, 1},
-		"it never gets an answer": {time.Hour, 2 * time.Second, 2},
+		{"it succeeds", 500 * time.Millisecond, 500 * time.Millisecond, 1},
+		{"it never gets an answer", time.Hour, 2 * time.Second, 2},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				jwt := mint("ES256", claims(nil))
@@ -209,13 +213,19 @@ func TestC209Goexit(t *testing.T) {
 // TestC209PlacesComeBack: what ends its goroutine gives its place among the
 // lookups back, every time.
 func TestC209PlacesComeBack(t *testing.T) {
-	for name, fault := range map[string]func(){"Goexit": runtime.Goexit, "panic": func() { panic("x") }} {
-		t.Run(name, func(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		fault func()
+	}{
+		{"Goexit", runtime.Goexit},
+		{"panic", func() { panic("x") }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				healthy := false
 				o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
 					if !healthy {
-						fault()
+						tc.fault()
 					}
 					return says(1)
 				}}

@@ -76,13 +76,13 @@ var freshnessCases = []struct {
 // TestFreshnessOfTheCache: for how long the cache answers.
 func TestFreshnessOfTheCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for _, c := range freshnessCases {
+		for _, tc := range freshnessCases {
 			for _, strict := range []bool{false, true} {
 				as := newAS(t)
-				as.introspect = reply(200, mint("ES256", claims(nil)), append(c.fields, asJWT)...)
-				want, opts := c.want, []phantom.Option{phantom.WithRefreshAhead(0)}
+				as.introspect = reply(200, mint("ES256", claims(nil)), append(tc.fields, asJWT)...)
+				want, opts := tc.want, []phantom.Option{phantom.WithRefreshAhead(0)}
 				if strict {
-					want, opts = c.strict, append(opts, phantom.WithStrictCacheControl())
+					want, opts = tc.strict, append(opts, phantom.WithStrictCacheControl())
 				}
 				if want < 0 || want > time.Minute {
 					want = time.Minute
@@ -90,7 +90,7 @@ func TestFreshnessOfTheCache(t *testing.T) {
 				life := cachedFor(t, as, as.middleware(opts...))
 				// To the tenth of a second that cachedFor looks at.
 				if life < want*7/8 || life > want+100*time.Millisecond {
-					t.Errorf("%s, strict %v: kept for %v, want %v or up to an eighth less", c.name, strict, life, want)
+					t.Errorf("%s, strict %v: kept for %v, want %v or up to an eighth less", tc.name, strict, life, want)
 				}
 			}
 		}

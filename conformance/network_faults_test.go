@@ -24,7 +24,7 @@ func TestConnectionFaults(t *testing.T) {
 	const bare = "HTTP/1.1 200 OK\r\nContent-Type: application/jwt\r\n"
 	const hint = "HTTP/1.1 103 Early Hints\r\n"
 	huge := bytes.Repeat([]byte("x"), 20<<20)
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name     string
 		want     string
 		attempts int64 // at most; 0: the client is gone before
@@ -258,7 +258,7 @@ func TestConnectionFaults(t *testing.T) {
 			p.flood("x")
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			good := as.secret(mint("ES256", claims(nil)))
@@ -268,25 +268,25 @@ func TestConnectionFaults(t *testing.T) {
 					p.serve(func(string) string { return rawAnswer(200, "application/jwt", good) })
 					return
 				}
-				c.fault(p, good)
+				tc.fault(p, good)
 			})
 			limit := 20 * time.Second
-			if c.hangs {
+			if tc.hangs {
 				limit = 150 * time.Millisecond
 			}
 			m := as.networked(s.url(), phantom.WithTimeout(limit), phantom.WithMaxInFlight(1))
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			begin := time.Now()
-			if got := as.try(m, "opaque-token"); got != c.want {
+			if got := as.try(m, "opaque-token"); got != tc.want {
 				t.Error(got)
 			}
 			took := time.Since(begin)
 			runtime.ReadMemStats(&after)
-			if n := s.lookups.Load(); n > c.attempts || n == 0 && c.attempts > 0 {
+			if n := s.lookups.Load(); n > tc.attempts || n == 0 && tc.attempts > 0 {
 				t.Errorf("%d attempts", n)
 			}
-			if took > 15*time.Second || c.hangs && took < limit {
+			if took > 15*time.Second || tc.hangs && took < limit {
 				t.Errorf("took %v", took)
 			}
 			if grown := after.TotalAlloc - before.TotalAlloc; grown > 4<<20 {
@@ -298,14 +298,14 @@ func TestConnectionFaults(t *testing.T) {
 				t.Errorf("log:\n%s", as.logs.String())
 			}
 			healthy.Store(true)
-			as.recovers(m, c.hangs)
+			as.recovers(m, tc.hangs)
 		})
 	}
 }
 
 // An answer that is complete is an answer, whatever form HTTP gives it.
 func TestConnectionForms(t *testing.T) {
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name   string
 		want   string
 		answer func(good string) string
@@ -355,17 +355,17 @@ func TestConnectionForms(t *testing.T) {
 			return strings.ReplaceAll(rawAnswer(200, "application/jwt", good), "\r\n", "\n")
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			good := as.secret(mint("ES256", claims(nil)))
 			s := listenTCP(t, func(p *peer) {
 				p.request()
-				p.send(c.answer(good))
+				p.send(tc.answer(good))
 				p.tcp.CloseWrite()
 				p.wait()
 			})
-			if got := as.try(as.networked(s.url()), "opaque-token"); got != c.want {
+			if got := as.try(as.networked(s.url()), "opaque-token"); got != tc.want {
 				t.Errorf("%s, log:\n%s", got, as.logs.String())
 			}
 			if n := s.lookups.Load(); n != 1 {
@@ -378,16 +378,19 @@ func TestConnectionForms(t *testing.T) {
 // A server may answer as soon as it has seen the header: each lookup has the
 // answer to its own request all the same.
 func TestN283AnswerBeforeTheBodyIsRead(t *testing.T) {
-	for name, after := range map[string]func(p *peer, rest io.Reader) (more bool){
-		"N283 read then":   func(_ *peer, rest io.Reader) bool { _, _ = io.Copy(io.Discard, rest); return true },
-		"N283 then closed": func(p *peer, _ io.Reader) bool { _ = p.tcp.CloseWrite(); p.wait(); return false },
-		"N283 a while later": func(p *peer, rest io.Reader) bool {
+	for _, tc := range []struct {
+		name  string
+		after func(p *peer, rest io.Reader) (more bool)
+	}{
+		{"N283 read then", func(_ *peer, rest io.Reader) bool { _, _ = io.Copy(io.Discard, rest); return true }},
+		{"N283 then closed", func(p *peer, _ io.Reader) bool { _ = p.tcp.CloseWrite(); p.wait(); return false }},
+		{"N283 a while later", func(p *peer, rest io.Reader) bool {
 			time.Sleep(time.Millisecond)
 			_, _ = io.Copy(io.Discard, rest)
 			return true
-		},
+		}},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			jwts := map[string]string{}
@@ -404,7 +407,7 @@ func TestN283AnswerBeforeTheBodyIsRead(t *testing.T) {
 					body := must(p.in.Peek(int(r.ContentLength))) // which leaves it where it is
 					form, _ := url.ParseQuery(string(body))
 					p.send(rawAnswer(200, "application/jwt", jwts[form.Get("token")]))
-					more = after(p, r.Body)
+					more = tc.after(p, r.Body)
 				}
 			})
 			m := as.networked(s.url())
@@ -431,27 +434,30 @@ func TestN283MoreThanOneAnswer(t *testing.T) {
 	log.SetOutput(io.Discard) // net/http complains there
 	good := mint("ES256", claims(nil))
 	stranger := rawAnswer(200, "application/jwt", mint("ES256", claims(map[string]any{"sub": "mallory"})))
-	for name, c := range map[string]struct{ answer, want string }{
-		"behind a JWT":          {rawAnswer(200, "application/jwt", good) + stranger, codeOK},
-		"behind no body":        {"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n" + stranger, code502A},
-		"behind a 204":          {"HTTP/1.1 204 No Content\r\n\r\n" + stranger, code401T},
-		"in the body of a 204":  {"HTTP/1.1 204 No Content\r\nContent-Length: " + strconv.Itoa(len(stranger)) + "\r\n\r\n" + stranger, code401T},
-		"behind the last chunk": {chunkedHead + chunkOf(`{"active":false}`) + chunkOf("") + stranger, code401T},
-		"noise":                 {rawAnswer(200, "application/jwt", good) + "\r\n\r\nnoise", codeOK},
-		"an interim answer":     {rawAnswer(200, "application/jwt", good) + "HTTP/1.1 103 Early Hints\r\n\r\n", codeOK},
-		"length and last chunk": {strings.Replace(chunkedHead, "Transfer", "Content-Length: 5\r\nTransfer", 1) + chunkOf(`{"active":false}`) + chunkOf("") + stranger, code401T},
+	for _, tc := range []struct {
+		name         string
+		answer, want string
+	}{
+		{"behind a JWT", rawAnswer(200, "application/jwt", good) + stranger, codeOK},
+		{"behind no body", "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n" + stranger, code502A},
+		{"behind a 204", "HTTP/1.1 204 No Content\r\n\r\n" + stranger, code401T},
+		{"in the body of a 204", "HTTP/1.1 204 No Content\r\nContent-Length: " + strconv.Itoa(len(stranger)) + "\r\n\r\n" + stranger, code401T},
+		{"behind the last chunk", chunkedHead + chunkOf(`{"active":false}`) + chunkOf("") + stranger, code401T},
+		{"noise", rawAnswer(200, "application/jwt", good) + "\r\n\r\nnoise", codeOK},
+		{"an interim answer", rawAnswer(200, "application/jwt", good) + "HTTP/1.1 103 Early Hints\r\n\r\n", codeOK},
+		{"length and last chunk", strings.Replace(chunkedHead, "Transfer", "Content-Length: 5\r\nTransfer", 1) + chunkOf(`{"active":false}`) + chunkOf("") + stranger, code401T},
 	} {
-		t.Run("N283 "+name, func(t *testing.T) {
+		t.Run("N283 "+tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			s := listenTCP(t, func(p *peer) {
 				p.request()
-				p.send(c.answer)
+				p.send(tc.answer)
 				p.wait()
 			})
 			m := as.networked(s.url())
 			for i := range 3 {
-				if got := as.try(m, "opaque-token-"+strconv.Itoa(i)); got != c.want {
+				if got := as.try(m, "opaque-token-"+strconv.Itoa(i)); got != tc.want {
 					t.Errorf("%s, log:\n%s", got, as.logs.String())
 				}
 				eventually(t, "the connection closed", func() bool { return s.open.Load() == 0 })

@@ -186,7 +186,7 @@ func TestH2Works(t *testing.T) {
 // What the server says it did not process is asked once more.
 func TestN271H2Retry(t *testing.T) {
 	goAway := func(p *h2peer, last, code uint32) { p.frame(frameGoAway, 0, 0, uint32s(last, code)) }
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name  string
 		want  string
 		fault func(p *h2peer, stream uint32, good string)
@@ -234,7 +234,7 @@ func TestN271H2Retry(t *testing.T) {
 			p.serve(good)
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			good := as.secret(mint("ES256", claims(nil)))
@@ -248,7 +248,7 @@ func TestN271H2Retry(t *testing.T) {
 					}
 					as.secret(p.form.Get("client_assertion"))
 					if faulty.Swap(false) {
-						c.fault(p, stream, good)
+						tc.fault(p, stream, good)
 						return
 					}
 					p.answer(stream, good)
@@ -259,7 +259,7 @@ func TestN271H2Retry(t *testing.T) {
 				t.Fatal(got)
 			}
 			faulty.Store(true)
-			if got := as.try(m, "opaque-token"); got != c.want {
+			if got := as.try(m, "opaque-token"); got != tc.want {
 				t.Errorf("%s, log:\n%s", got, as.logs.String())
 			}
 			if n := s.lookups.Load(); n > 3 {
@@ -274,13 +274,16 @@ func TestN271H2Retry(t *testing.T) {
 
 // A server that refuses every stream is asked twice, not until the time is up.
 func TestN271H2RefusesEverything(t *testing.T) {
-	for name, refuse := range map[string]func(p *h2peer, stream uint32){
-		"REFUSED_STREAM":    func(p *h2peer, stream uint32) { p.frame(frameReset, 0, stream, uint32s(refusedStream)) },
-		"GOAWAY":            func(p *h2peer, _ uint32) { p.frame(frameGoAway, 0, 0, uint32s(0, 0)) },
-		"PROTOCOL_ERROR":    func(p *h2peer, stream uint32) { p.frame(frameReset, 0, stream, uint32s(1)) },
-		"HTTP_1_1_REQUIRED": func(p *h2peer, stream uint32) { p.frame(frameReset, 0, stream, uint32s(http11Wanted)) },
+	for _, tc := range []struct {
+		name   string
+		refuse func(p *h2peer, stream uint32)
+	}{
+		{"REFUSED_STREAM", func(p *h2peer, stream uint32) { p.frame(frameReset, 0, stream, uint32s(refusedStream)) }},
+		{"GOAWAY", func(p *h2peer, _ uint32) { p.frame(frameGoAway, 0, 0, uint32s(0, 0)) }},
+		{"PROTOCOL_ERROR", func(p *h2peer, stream uint32) { p.frame(frameReset, 0, stream, uint32s(1)) }},
+		{"HTTP_1_1_REQUIRED", func(p *h2peer, stream uint32) { p.frame(frameReset, 0, stream, uint32s(http11Wanted)) }},
 	} {
-		t.Run("N271 "+name, func(t *testing.T) {
+		t.Run("N271 "+tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			var mu sync.Mutex
@@ -295,7 +298,7 @@ func TestN271H2RefusesEverything(t *testing.T) {
 					mu.Lock()
 					assertions[as.secret(p.form.Get("client_assertion"))] = true
 					mu.Unlock()
-					refuse(p, stream)
+					tc.refuse(p, stream)
 				}
 			})
 			m := as.networked(s.url(), speakingH2(), phantom.WithClientAuth(phantom.PrivateKeyJWT(clientID, "k-1", "ES256", p256Key())))
@@ -318,7 +321,7 @@ func TestN271H2RefusesEverything(t *testing.T) {
 // it: it waits for the rest of an answer, or for the server to read.
 func TestN273H2Hostile(t *testing.T) {
 	const plain = "a header that is sent over and over again, "
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name  string
 		hangs bool // until the time limit
 		stays bool // the connection
@@ -500,7 +503,7 @@ func TestN273H2Hostile(t *testing.T) {
 			p.wait()
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			good := as.secret(mint("ES256", claims(nil)))
@@ -511,10 +514,10 @@ func TestN273H2Hostile(t *testing.T) {
 					p.serve(good)
 					return
 				}
-				c.fault(p, good)
+				tc.fault(p, good)
 			})
 			limit := 20 * time.Second
-			if c.hangs {
+			if tc.hangs {
 				limit = 150 * time.Millisecond
 			}
 			m := as.networked(s.url(), speakingH2(), phantom.WithTimeout(limit), phantom.WithMaxInFlight(1))
@@ -528,19 +531,19 @@ func TestN273H2Hostile(t *testing.T) {
 			if n := s.lookups.Load(); n > 2 {
 				t.Errorf("%d attempts", n)
 			}
-			if c.stays {
+			if tc.stays {
 				return
 			}
 			opened, occasion := s.opened.Load(), time.Now().Add(time.Second)
 			eventually(t, "the connection given up", func() bool {
-				if c.hangs && time.Now().After(occasion) { // a busy machine may have missed the first
+				if tc.hangs && time.Now().After(occasion) { // a busy machine may have missed the first
 					_ = statusOf(m, "another-token")
 					occasion = time.Now().Add(time.Second)
 				}
 				return s.open.Load() == 0 || s.opened.Load() > opened
 			})
 			healthy.Store(true)
-			as.recovers(m, c.hangs)
+			as.recovers(m, tc.hangs)
 		})
 	}
 }
@@ -548,17 +551,20 @@ func TestN273H2Hostile(t *testing.T) {
 // A connection on which nothing is answered any more is given up, whether or
 // not its other end still lives.
 func TestN274H2StuckConnection(t *testing.T) {
-	for name, stuck := range map[string]func(p *h2peer){
-		"N274 silent": func(p *h2peer) { p.wait() },
-		"N274 alive": func(p *h2peer) {
+	for _, tc := range []struct {
+		name  string
+		stuck func(p *h2peer)
+	}{
+		{"N274 silent", func(p *h2peer) { p.wait() }},
+		{"N274 alive", func(p *h2peer) {
 			for {
 				if _, _, ok := p.request(); !ok {
 					return
 				}
 			}
-		},
+		}},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			good := as.secret(mint("ES256", claims(nil)))
@@ -570,7 +576,7 @@ func TestN274H2StuckConnection(t *testing.T) {
 				}
 				stream, _, _ := p.request()
 				p.answer(stream, good)
-				stuck(p)
+				tc.stuck(p)
 			})
 			m := as.networked(s.url(), speakingH2(), phantom.WithTimeout(100*time.Millisecond))
 			as.recovers(m, true)

@@ -81,15 +81,16 @@ func TestN284IPv6Silent(t *testing.T) {
 // quietly the old address died.
 func TestN274AddressChanges(t *testing.T) {
 	const idle = 8
-	for name, c := range map[string]struct {
+	for _, tc := range []struct {
+		name string
 		dies func(s *tcpServer, dead *atomic.Bool)
 		lost int // lookups at most
 	}{
-		"N274 closed":              {func(s *tcpServer, _ *atomic.Bool) { s.stop() }, 0},
-		"N274 silent":              {func(_ *tcpServer, dead *atomic.Bool) { dead.Store(true) }, 3},
-		"N274 no longer accepting": {func(s *tcpServer, dead *atomic.Bool) { dead.Store(true); _ = s.Close() }, 3},
+		{"N274 closed", func(s *tcpServer, _ *atomic.Bool) { s.stop() }, 0},
+		{"N274 silent", func(_ *tcpServer, dead *atomic.Bool) { dead.Store(true) }, 3},
+		{"N274 no longer accepting", func(s *tcpServer, dead *atomic.Bool) { dead.Store(true); _ = s.Close() }, 3},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			var address atomic.Value
 			address.Store("127.0.0.1")
 			resolve(t, func(string) ([]string, byte) { return []string{address.Load().(string)}, 0 })
@@ -126,7 +127,7 @@ func TestN274AddressChanges(t *testing.T) {
 			listenAt(t, "127.0.0.2:"+old.port(), nil, func(p *peer) {
 				p.serve(func(string) string { return rawAnswer(200, "application/jwt", good) })
 			})
-			c.dies(old, &dead)
+			tc.dies(old, &dead)
 			address.Store("127.0.0.2")
 			// One lookup finds out; a few more may begin before it has told the rest.
 			lost := 0
@@ -135,7 +136,7 @@ func TestN274AddressChanges(t *testing.T) {
 					lost++
 				}
 			}
-			if lost > c.lost {
+			if lost > tc.lost {
 				t.Errorf("%d lookups lost", lost)
 			}
 		})

@@ -99,17 +99,18 @@ func TestN279SlowLookupsKeepConnections(t *testing.T) {
 // An outage under 1,000 distinct tokens a second. It is in memory, so that a
 // minute is none.
 func TestN280Outage(t *testing.T) {
-	for name, down := range map[string]struct {
+	for _, tc := range []struct {
+		name   string
 		serve  http.HandlerFunc
 		takes  time.Duration // a lookup, until it fails
 		lasts  time.Duration
 		probes int64
 	}{
-		"N280 503":    {answer(503, "", ""), 0, time.Minute, 60},
-		"N280 silent": {wait(time.Hour, answer(503, "", "")), 2 * time.Second, 15 * time.Second, 5},
-		"N280 slow":   {wait(500*time.Millisecond, answer(500, "", "")), 500 * time.Millisecond, 15 * time.Second, 10},
+		{"N280 503", answer(503, "", ""), 0, time.Minute, 60},
+		{"N280 silent", wait(time.Hour, answer(503, "", "")), 2 * time.Second, 15 * time.Second, 5},
+		{"N280 slow", wait(500*time.Millisecond, answer(500, "", "")), 500 * time.Millisecond, 15 * time.Second, 10},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				good := mint("ES256", claims(map[string]any{"exp": time.Now().Add(time.Hour).Unix()}))
@@ -124,7 +125,7 @@ func TestN280Outage(t *testing.T) {
 					if n := as.current.Load(); settled.Load() && n > atOnce.Load() {
 						atOnce.Store(n)
 					}
-					down.serve(w, r)
+					tc.serve(w, r)
 				}
 				m := as.middleware()
 				const rate = 1000
@@ -141,15 +142,15 @@ func TestN280Outage(t *testing.T) {
 						firstServed.CompareAndSwap(0, int64(time.Since(begin)))
 					case 503:
 						// A probe takes its time; nobody else does.
-						if settled.Load() && sent.Sub(begin) > down.takes+time.Second && time.Since(sent) >= 5*time.Millisecond {
+						if settled.Load() && sent.Sub(begin) > tc.takes+time.Second && time.Since(sent) >= 5*time.Millisecond {
 							slow.Add(1)
 						}
 					default:
 						other.Add(1)
 					}
 				}
-				for i := range int(down.lasts/time.Second) * rate {
-					if d := time.Since(begin); !settled.Load() && d > down.takes+time.Second {
+				for i := range int(tc.lasts/time.Second) * rate {
+					if d := time.Since(begin); !settled.Load() && d > tc.takes+time.Second {
 						callsThen = as.calls.Load()
 						settled.Store(true)
 					}
@@ -163,7 +164,7 @@ func TestN280Outage(t *testing.T) {
 				if atOnce.Load() > 1 {
 					t.Errorf("%d probes at once", atOnce.Load())
 				}
-				if probes > down.probes || probes < down.probes*2/3 {
+				if probes > tc.probes || probes < tc.probes*2/3 {
 					t.Errorf("%d probes", probes)
 				}
 				if slow.Load() > probes+1 { // one was under way
@@ -177,7 +178,7 @@ func TestN280Outage(t *testing.T) {
 					time.Sleep(time.Second / rate)
 				}
 				requests.Wait()
-				if after := time.Duration(firstServed.Load()) - returned; after < 0 || after > down.takes+time.Second+10*time.Millisecond {
+				if after := time.Duration(firstServed.Load()) - returned; after < 0 || after > tc.takes+time.Second+10*time.Millisecond {
 					t.Errorf("first served %v after the return", after)
 				}
 				before := served.Load()
@@ -194,20 +195,31 @@ func TestN280Outage(t *testing.T) {
 
 // An HTTP answer is never asked for again.
 func TestN281NoAnswerIsRetried(t *testing.T) {
-	for status, want := range map[int]int{503: 503, 400: 502, 429: 503, 500: 503, 502: 503, 408: 502, 425: 502} {
-		t.Run(fmt.Sprintf("N281 %d", status), func(t *testing.T) {
+	for _, tc := range []struct {
+		status int
+		want   int
+	}{
+		{503, 503},
+		{400, 502},
+		{429, 503},
+		{500, 503},
+		{502, 503},
+		{408, 502},
+		{425, 502},
+	} {
+		t.Run(fmt.Sprintf("N281 %d", tc.status), func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
-			as.introspect = answer(status, "", "")
+			as.introspect = answer(tc.status, "", "")
 			s, _, _ := as.serveHTTP(nil)
 			m := as.networked(s.URL)
 			for i := range 1000 {
-				if got := statusOf(m, "opaque-token-"+strconv.Itoa(i)); got != want {
-					t.Fatalf("%d, not %d", got, want)
+				if got := statusOf(m, "opaque-token-"+strconv.Itoa(i)); got != tc.want {
+					t.Fatalf("%d, not %d", got, tc.want)
 				}
 			}
 			n := as.calls.Load()
-			if want == 502 && n != 1000 || want == 503 && (n < 10 || n > 100) {
+			if tc.want == 502 && n != 1000 || tc.want == 503 && (n < 10 || n > 100) {
 				t.Errorf("%d attempts", n)
 			}
 		})

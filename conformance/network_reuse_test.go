@@ -18,8 +18,14 @@ import (
 // and so may all the others that wait in the pool.
 func TestN268ReusedConnectionCloses(t *testing.T) {
 	for _, idle := range []int{1, 8} {
-		for name, end := range map[string]func(*peer){"closed": func(*peer) {}, "reset": (*peer).reset} {
-			t.Run(fmt.Sprintf("N268 %d idle, %s", idle, name), func(t *testing.T) {
+		for _, tc := range []struct {
+			name string
+			end  func(*peer)
+		}{
+			{"closed", func(*peer) {}},
+			{"reset", (*peer).reset},
+		} {
+			t.Run(fmt.Sprintf("N268 %d idle, %s", idle, tc.name), func(t *testing.T) {
 				leaveNothing(t)
 				as := newAS(t)
 				good := as.secret(mint("ES256", claims(nil)))
@@ -33,7 +39,7 @@ func TestN268ReusedConnectionCloses(t *testing.T) {
 						case !ok:
 							return
 						case stale.Load() && p.nth <= int64(idle):
-							end(p)
+							tc.end(p)
 							return
 						case p.nth <= int64(idle):
 							arrived.Done()

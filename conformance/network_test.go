@@ -107,7 +107,7 @@ func dnsReply(query []byte, answer func(string) ([]string, byte)) []byte {
 }
 
 func TestN265NameResolution(t *testing.T) {
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name string
 		code byte
 	}{
@@ -117,8 +117,8 @@ func TestN265NameResolution(t *testing.T) {
 		{"REFUSED", 5},
 		{"a name without an address", 0},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			queries := resolve(t, func(string) ([]string, byte) { return nil, c.code })
+		t.Run(tc.name, func(t *testing.T) {
+			queries := resolve(t, func(string) ([]string, byte) { return nil, tc.code })
 			leaveNothing(t)
 			as := newAS(t)
 			m := as.networked("https://as.invalid", phantom.WithTimeout(300*time.Millisecond))
@@ -174,23 +174,29 @@ func TestNoProxyFromEnvironment(t *testing.T) {
 	good := mint("ES256", claims(nil))
 	s := listenTCP(t, func(p *peer) { p.serve(func(string) string { return rawAnswer(200, "application/jwt", good) }) })
 	base := "http://as.example.test:" + s.port()
-	for name, options := range map[string][]phantom.Option{
-		"own transport":              {phantom.WithInsecureHTTP()},
-		"client without a transport": {phantom.WithInsecureHTTP(), phantom.WithHTTPClient(&http.Client{})},
+	for _, tc := range []struct {
+		name    string
+		options []phantom.Option
+	}{
+		{"own transport", []phantom.Option{phantom.WithInsecureHTTP()}},
+		{"client without a transport", []phantom.Option{phantom.WithInsecureHTTP(), phantom.WithHTTPClient(&http.Client{})}},
 	} {
-		if got := as.try(as.networked(base, options...), "opaque-token"); got != codeOK {
-			t.Errorf("%s: %s", name, got)
+		if got := as.try(as.networked(base, tc.options...), "opaque-token"); got != codeOK {
+			t.Errorf("%s: %s", tc.name, got)
 		}
 	}
 }
 
 func TestA107Cookies(t *testing.T) {
 	jar := must(cookiejar.New(nil))
-	for name, options := range map[string][]phantom.Option{
-		"own transport":     nil,
-		"client with a jar": {phantom.WithHTTPClient(&http.Client{Jar: jar, Timeout: time.Nanosecond})},
+	for _, tc := range []struct {
+		name    string
+		options []phantom.Option
+	}{
+		{"own transport", nil},
+		{"client with a jar", []phantom.Option{phantom.WithHTTPClient(&http.Client{Jar: jar, Timeout: time.Nanosecond})}},
 	} {
-		t.Run("A107 "+name, func(t *testing.T) {
+		t.Run("A107 "+tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			good := mint("ES256", claims(nil))
@@ -202,7 +208,7 @@ func TestA107Cookies(t *testing.T) {
 				answerJWT(good)(w, r)
 			}
 			s, _, _ := as.serveHTTP(nil)
-			m := as.networked(s.URL, options...)
+			m := as.networked(s.URL, tc.options...)
 			for i := range 3 {
 				if got := as.try(m, "opaque-token-"+strconv.Itoa(i)); got != codeOK {
 					t.Error(got)

@@ -88,18 +88,21 @@ func trusting(ca *certificateAuthority) *http.Client {
 }
 
 func TestN266TrustedServer(t *testing.T) {
-	for name, change := range map[string]func(*tls.Config){
-		"as is":                  func(*tls.Config) {},
-		"TLS 1.2 only":           func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 },
-		"TLS 1.3 only":           func(c *tls.Config) { c.MinVersion = tls.VersionTLS13 },
-		"asks for a certificate": func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert },
+	for _, tc := range []struct {
+		name   string
+		change func(*tls.Config)
+	}{
+		{"as is", func(*tls.Config) {}},
+		{"TLS 1.2 only", func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }},
+		{"TLS 1.3 only", func(c *tls.Config) { c.MinVersion = tls.VersionTLS13 }},
+		{"asks for a certificate", func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			good := mint("ES256", claims(nil))
 			config := serverTLS(testCA.issue(nil))
-			change(config)
+			tc.change(config)
 			s := listenAt(t, "127.0.0.1:0", config, func(p *peer) {
 				p.serve(func(string) string { return rawAnswer(200, "application/jwt", good) })
 			})
@@ -120,7 +123,7 @@ func TestN266TrustedServer(t *testing.T) {
 // version, not in plain text, and not by trying again.
 func TestN266UntrustedServer(t *testing.T) {
 	otherCA := newCA("another root")
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name        string
 		config      *tls.Config
 		change      func(*tls.Config)
@@ -146,33 +149,36 @@ func TestN266UntrustedServer(t *testing.T) {
 			c.ClientAuth, c.MaxVersion = tls.RequireAnyClientCert, tls.VersionTLS12
 		}, 2, ""},
 	} {
-		for client, options := range map[string][]phantom.Option{
-			"own transport":     nil,
-			"given transport":   {phantom.WithHTTPClient(trusting(testCA))},
-			"insecure http too": {phantom.WithInsecureHTTP()},
+		for _, client := range []struct {
+			name    string
+			options []phantom.Option
+		}{
+			{"own transport", nil},
+			{"given transport", []phantom.Option{phantom.WithHTTPClient(trusting(testCA))}},
+			{"insecure http too", []phantom.Option{phantom.WithInsecureHTTP()}},
 		} {
-			t.Run(c.name+", "+client, func(t *testing.T) {
+			t.Run(tc.name+", "+client.name, func(t *testing.T) {
 				leaveNothing(t)
 				as := newAS(t)
 				good := mint("ES256", claims(nil))
-				config := c.config.Clone()
-				if c.change != nil {
-					c.change(config)
+				config := tc.config.Clone()
+				if tc.change != nil {
+					tc.change(config)
 				}
 				s := listenAt(t, "127.0.0.1:0", config, func(p *peer) {
 					p.serve(func(string) string { return rawAnswer(200, "application/jwt", good) })
 				})
-				m := as.networked(s.url(), options...)
+				m := as.networked(s.url(), client.options...)
 				if got := as.try(m, "opaque-token"); got != code503A {
 					t.Error(got)
 				}
 				if n := s.lookups.Load(); n != 0 {
 					t.Errorf("%d requests reached the server", n)
 				}
-				if n := s.opened.Load(); n > c.connections {
+				if n := s.opened.Load(); n > tc.connections {
 					t.Errorf("%d connections", n)
 				}
-				if as.logged("ERROR", "reason=as_unavailable issuer=https://as.test detail="+quoted("TLS"+c.fault)+"\n") != 1 {
+				if as.logged("ERROR", "reason=as_unavailable issuer=https://as.test detail="+quoted("TLS"+tc.fault)+"\n") != 1 {
 					t.Errorf("log:\n%s", as.logs.String())
 				}
 			})
@@ -261,7 +267,7 @@ func TestN266ClientCertificate(t *testing.T) {
 }
 
 func TestTLSFaults(t *testing.T) {
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name  string
 		want  string
 		hangs bool
@@ -305,7 +311,7 @@ func TestTLSFaults(t *testing.T) {
 			_, _ = p.tcp.Read(make([]byte, 1))
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			good := as.secret(mint("ES256", claims(nil)))
@@ -315,14 +321,14 @@ func TestTLSFaults(t *testing.T) {
 					p.serve(func(string) string { return rawAnswer(200, "application/jwt", good) })
 					return
 				}
-				c.fault(p, good)
+				tc.fault(p, good)
 			})
 			limit := 20 * time.Second
-			if c.hangs {
+			if tc.hangs {
 				limit = 150 * time.Millisecond
 			}
 			m := as.networked(s.url(), phantom.WithTimeout(limit), phantom.WithMaxInFlight(1))
-			if got := as.try(m, "opaque-token"); got != c.want {
+			if got := as.try(m, "opaque-token"); got != tc.want {
 				t.Errorf("%s, log:\n%s", got, as.logs.String())
 			}
 			if n := s.opened.Load(); n > 2 || s.lookups.Load() > 1 {
@@ -330,7 +336,7 @@ func TestTLSFaults(t *testing.T) {
 			}
 			eventually(t, "all connections closed", func() bool { return s.open.Load() == 0 })
 			healthy.Store(true)
-			as.recovers(m, c.hangs)
+			as.recovers(m, tc.hangs)
 		})
 	}
 }

@@ -40,7 +40,7 @@ func crowdOf(t *testing.T, m *phantom.Middleware, n int) (verified, unavailable 
 }
 
 func TestMaxInFlight(t *testing.T) {
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name  string
 		extra []phantom.Option
 		crowd int
@@ -55,23 +55,23 @@ func TestMaxInFlight(t *testing.T) {
 		{"N282 more than may wait, of the default", []phantom.Option{phantom.WithTimeout(time.Minute)}, 3000, 64, 64 + 64*32, 3300 * time.Millisecond},
 		{"N282 longer than they may wait", []phantom.Option{phantom.WithMaxInFlight(1), phantom.WithTimeout(1050 * time.Millisecond)}, 33, 1, 9, 900 * time.Millisecond},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				as.introspect = wait(100*time.Millisecond, answerJWT(mint("ES256", claims(nil))))
-				m := as.middleware(c.extra...)
+				m := as.middleware(tc.extra...)
 				for range 2 { // the first crowd leaves every place as it was
 					m.Purge()
 					start := time.Now()
-					ok, unavailable := crowdOf(t, m, c.crowd)
-					if ok != c.ok || unavailable != c.crowd-c.ok {
-						t.Errorf("%d verified and %d not, want %d", ok, unavailable, c.ok)
+					ok, unavailable := crowdOf(t, m, tc.crowd)
+					if ok != tc.ok || unavailable != tc.crowd-tc.ok {
+						t.Errorf("%d verified and %d not, want %d", ok, unavailable, tc.ok)
 					}
-					if took := time.Since(start); took != c.took {
-						t.Errorf("all answered after %v, want %v", took, c.took)
+					if took := time.Since(start); took != tc.took {
+						t.Errorf("all answered after %v, want %v", took, tc.took)
 					}
-					if got := as.peak.Load(); got != c.peak {
-						t.Errorf("%d at once, want %d", got, c.peak)
+					if got := as.peak.Load(); got != tc.peak {
+						t.Errorf("%d at once, want %d", got, tc.peak)
 					}
 					synctest.Wait()
 				}
@@ -175,12 +175,18 @@ func TestL286KnownTokensGoFirst(t *testing.T) {
 	if scale > 1 {
 		latencies, lasts = latencies[1:], 65*time.Second
 	}
-	for name, extra := range map[string][]phantom.Option{"refresh ahead": nil, "no refresh ahead": {phantom.WithRefreshAhead(0)}} {
+	for _, tc := range []struct {
+		name  string
+		extra []phantom.Option
+	}{
+		{"refresh ahead", nil},
+		{"no refresh ahead", []phantom.Option{phantom.WithRefreshAhead(0)}},
+	} {
 		for _, latency := range latencies {
-			t.Run(fmt.Sprint(name, " ", latency), func(t *testing.T) {
+			t.Run(fmt.Sprint(tc.name, " ", latency), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					o := slowServer(latency)
-					m := o.middleware(t, append(extra, phantom.WithMaxInFlight(8))...)
+					m := o.middleware(t, append(tc.extra, phantom.WithMaxInFlight(8))...)
 					const users = 100
 					for i := range users {
 						expect(t, "at first", idOf(m, fmt.Sprint("user-", i)), "1")
@@ -220,13 +226,13 @@ func TestL286KnownTokensGoFirst(t *testing.T) {
 // server is kept busy, nothing is sent that cannot be answered in time, and
 // nobody is told of an open breaker.
 func TestOverloadIsNoOutage(t *testing.T) {
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		latency time.Duration
 		rate    int // a second
 	}{{100 * time.Millisecond, 700}, {200 * time.Millisecond, 1000}, {500 * time.Millisecond, 1000}} {
-		t.Run(fmt.Sprint(c.latency), func(t *testing.T) {
+		t.Run(fmt.Sprint(tc.latency), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				o := slowServer(c.latency)
+				o := slowServer(tc.latency)
 				m := o.middleware(t)
 				var ok atomic.Int64
 				var wg sync.WaitGroup
@@ -234,7 +240,7 @@ func TestOverloadIsNoOutage(t *testing.T) {
 				if scale > 1 {
 					seconds = 5
 				}
-				for i := range seconds * c.rate {
+				for i := range seconds * tc.rate {
 					wg.Go(func() {
 						_, err := m.Verify(context.Background(), fmt.Sprint("token-", i))
 						var e *phantom.Error
@@ -244,10 +250,10 @@ func TestOverloadIsNoOutage(t *testing.T) {
 							t.Errorf("%v", err)
 						}
 					})
-					time.Sleep(time.Second / time.Duration(c.rate))
+					time.Sleep(time.Second / time.Duration(tc.rate))
 				}
 				wg.Wait()
-				if capacity := int64(64 * time.Duration(seconds) * time.Second / c.latency); ok.Load() < capacity*9/10 || o.calls.Load() > ok.Load()*101/100 {
+				if capacity := int64(64 * time.Duration(seconds) * time.Second / tc.latency); ok.Load() < capacity*9/10 || o.calls.Load() > ok.Load()*101/100 {
 					t.Errorf("%d verified of %d that were possible, %d asked", ok.Load(), capacity, o.calls.Load())
 				}
 			})

@@ -29,8 +29,14 @@ func watch(as *fakeAS, m *phantom.Middleware, d, step time.Duration) []string {
 // TestC229HotTokenUpToItsExpiry: a token whose exp no lookup moves is not looked
 // up more and more often as it comes nearer.
 func TestC229HotTokenUpToItsExpiry(t *testing.T) {
-	for name, extra := range map[string][]phantom.Option{"refresh ahead": nil, "no refresh ahead": {phantom.WithRefreshAhead(0)}} {
-		t.Run(name, func(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		extra []phantom.Option
+	}{
+		{"refresh ahead", nil},
+		{"no refresh ahead", []phantom.Option{phantom.WithRefreshAhead(0)}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
 				exp := start.Add(30 * time.Second)
@@ -47,7 +53,7 @@ func TestC229HotTokenUpToItsExpiry(t *testing.T) {
 					}
 					return answer, nil
 				}}
-				m := o.middleware(t, extra...)
+				m := o.middleware(t, tc.extra...)
 				for time.Since(start) < 32*time.Second {
 					go idOf(m, opaqueToken)
 					time.Sleep(time.Millisecond)
@@ -138,24 +144,25 @@ func TestNoRefreshAhead(t *testing.T) {
 }
 
 func TestRefreshAheadFails(t *testing.T) {
-	for name, c := range map[string]struct {
+	for _, tc := range []struct {
+		name   string
 		answer http.HandlerFunc
 		after  string // what follows when the entry has ended
 	}{
-		"C230 outage":         {reply(500, ""), code503A},
-		"C230 no answer":      {wait(time.Hour, nil), code503A},
-		"C230 unusable":       {reply(200, "<html>", "Content-Type: text/html"), code502A},
-		"C230 refused client": {reply(401, ""), code502A},
-		"C230 panic":          {func(http.ResponseWriter, *http.Request) { panic("x") }, code500I},
+		{"C230 outage", reply(500, ""), code503A},
+		{"C230 no answer", wait(time.Hour, nil), code503A},
+		{"C230 unusable", reply(200, "<html>", "Content-Type: text/html"), code502A},
+		{"C230 refused client", reply(401, ""), code502A},
+		{"C230 panic", func(http.ResponseWriter, *http.Request) { panic("x") }, code500I},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				m := as.middleware()
 				if got := as.try(m, "tok"); got != codeOK {
 					t.Fatal(got)
 				}
-				as.introspect = c.answer
+				as.introspect = tc.answer
 				if seen := watch(as, m, 52*time.Second, 500*time.Millisecond); !slices.Equal(seen, []string{codeOK}) {
 					t.Errorf("while the entry lives: %v", seen)
 				}
@@ -163,8 +170,8 @@ func TestRefreshAheadFails(t *testing.T) {
 					t.Errorf("asked %d times, want one refresh", got)
 				}
 				time.Sleep(8 * time.Second)
-				if got := as.try(m, "tok"); got != c.after {
-					t.Errorf("when it has ended: %s, want %s", got, c.after)
+				if got := as.try(m, "tok"); got != tc.after {
+					t.Errorf("when it has ended: %s, want %s", got, tc.after)
 				}
 				time.Sleep(2 * time.Second)
 				synctest.Wait()
@@ -199,33 +206,34 @@ func TestRefreshAheadFails(t *testing.T) {
 // A verdict that comes by a refresh counts at once.
 func TestRefreshAheadBringsAVerdict(t *testing.T) {
 	other := func() string { return mint("ES256", claims(map[string]any{"iss": "https://other.test"})) }
-	for name, c := range map[string]struct {
+	for _, tc := range []struct {
+		name   string
 		answer func() http.HandlerFunc
 		want   string
 	}{
-		"C230 revoked":     {func() http.HandlerFunc { return reply(204, "") }, code401T},
-		"C230 bad JWT":     {func() http.HandlerFunc { return answerJWT(other()) }, code401T},
-		"C230 another JWT": {func() http.HandlerFunc { return answerJWT(mint("ES256", claims(map[string]any{"jti": "id-2"}))) }, codeOK},
-		"C230 no longer to be kept": {func() http.HandlerFunc {
+		{"C230 revoked", func() http.HandlerFunc { return reply(204, "") }, code401T},
+		{"C230 bad JWT", func() http.HandlerFunc { return answerJWT(other()) }, code401T},
+		{"C230 another JWT", func() http.HandlerFunc { return answerJWT(mint("ES256", claims(map[string]any{"jti": "id-2"}))) }, codeOK},
+		{"C230 no longer to be kept", func() http.HandlerFunc {
 			return reply(200, mint("ES256", claims(map[string]any{"jti": "id-2"})), asJWT, "Cache-Control: max-age=0")
 		}, codeOK},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				m := as.middleware()
 				if tok, err := m.Verify(t.Context(), "tok"); err != nil || tok.ID() != "id-1" {
 					t.Fatal(tok.ID(), err)
 				}
-				as.introspect = c.answer()
+				as.introspect = tc.answer()
 				time.Sleep(50 * time.Second)
 				// The one that finds it old still gets it.
 				if tok, err := m.Verify(t.Context(), "tok"); err != nil || tok.ID() != "id-1" {
 					t.Fatal(err)
 				}
 				synctest.Wait()
-				if got := as.try(m, "tok"); got != c.want {
-					t.Errorf("%s, want %s", got, c.want)
+				if got := as.try(m, "tok"); got != tc.want {
+					t.Errorf("%s, want %s", got, tc.want)
 				}
 				if tok, err := m.Verify(t.Context(), "tok"); err == nil && tok.ID() != "id-2" {
 					t.Errorf("still %s", tok.ID())
@@ -268,14 +276,14 @@ func TestRefreshAheadDoesNotBlock(t *testing.T) {
 // Ten thousand tokens that were first seen within a second do not all come to
 // the server within one second again.
 func TestJitter(t *testing.T) {
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name  string
 		extra []phantom.Option
 	}{
 		{"C232 at the end of their lives", []phantom.Option{phantom.WithRefreshAhead(0)}},
 		{"C232 refreshed ahead", nil},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const crowd = 10_000
 				second := time.Now()
@@ -288,7 +296,7 @@ func TestJitter(t *testing.T) {
 					mu.Unlock()
 					return &phantom.Introspection{Active: true, JWT: jwt, MaxAge: -1}, nil
 				}}
-				m := must(phantom.New(append(c.extra,
+				m := must(phantom.New(append(tc.extra,
 					phantom.WithIssuer(issuer), phantom.WithAudience(audience), phantom.WithIntrospector(i), phantom.WithKeySet(payloads{}),
 				)...))
 				tokens := make([]string, crowd)

@@ -16,7 +16,7 @@ func TestRetryAfter(t *testing.T) {
 			return func() string { return time.Now().Add(d).UTC().Format(layout) }
 		}
 		for _, status := range []int{429, 503, 500} {
-			for _, c := range []struct {
+			for _, tc := range []struct {
 				name  string
 				value func() string
 				sent  string
@@ -45,7 +45,7 @@ func TestRetryAfter(t *testing.T) {
 				{"A102 list", is("7, 8"), "1", unasked},
 				{"A102 other digits", is("٧"), "1", unasked},
 			} {
-				name := fmt.Sprintf("%s, status %d", c.name, status)
+				name := fmt.Sprintf("%s, status %d", tc.name, status)
 				as := newAS(t)
 				m := as.middleware()
 				token := freshTokens()
@@ -53,21 +53,21 @@ func TestRetryAfter(t *testing.T) {
 					t.Fatal(got)
 				}
 				as.introspect = func(w http.ResponseWriter, _ *http.Request) {
-					w.Header().Set("Retry-After", c.value())
+					w.Header().Set("Retry-After", tc.value())
 					w.WriteHeader(status)
 				}
-				if got := retryAfterOf(t, as, m, token()); got != c.sent {
-					t.Errorf("%s: Retry-After %s, want %s", name, got, c.sent)
+				if got := retryAfterOf(t, as, m, token()); got != tc.sent {
+					t.Errorf("%s: Retry-After %s, want %s", name, got, tc.sent)
 				}
 				before := as.calls.Load()
 				as.introspect = nil
-				if c.pause == unasked {
+				if tc.pause == unasked {
 					if got := as.try(m, token()); got != codeOK {
 						t.Errorf("%s: the next lookup: %s", name, got)
 					}
 					continue
 				}
-				time.Sleep(c.pause - time.Millisecond)
+				time.Sleep(tc.pause - time.Millisecond)
 				if got := retryAfterOf(t, as, m, token()); got != "1" {
 					t.Errorf("%s: at the end of the wait Retry-After %s", name, got)
 				}
@@ -115,18 +115,21 @@ func TestRetryAfterCountsDown(t *testing.T) {
 // Lookups that were under way when the server asked to wait change nothing
 // about it, whether they succeed, fail or are told a shorter wait.
 func TestLateAnswersDoNotHurry(t *testing.T) {
-	for name, late := range map[string]http.HandlerFunc{
-		"success":        answerJWT(mint("ES256", claims(nil))),
-		"inactive":       reply(204, ""),
-		"outage":         reply(500, ""),
-		"a shorter wait": reply(429, "", "Retry-After: 1"),
+	for _, tc := range []struct {
+		name string
+		late http.HandlerFunc
+	}{
+		{"success", answerJWT(mint("ES256", claims(nil)))},
+		{"inactive", reply(204, "")},
+		{"outage", reply(500, "")},
+		{"a shorter wait", reply(429, "", "Retry-After: 1")},
 	} {
-		t.Run("A101 "+name, func(t *testing.T) {
+		t.Run("A101 "+tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				m := as.middleware()
 				token := freshTokens()
-				as.introspect = wait(time.Second, late)
+				as.introspect = wait(time.Second, tc.late)
 				done := make(chan bool)
 				go func() { as.try(m, token()); done <- true }()
 				synctest.Wait()
@@ -151,8 +154,14 @@ func TestLateAnswersDoNotHurry(t *testing.T) {
 
 // A longer wait that the server asked for outlasts what a probe finds out.
 func TestA101LateRetryAfter(t *testing.T) {
-	for name, probe := range map[string]http.HandlerFunc{"failed probe": reply(500, ""), "good probe": nil} {
-		t.Run(name, func(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		probe http.HandlerFunc
+	}{
+		{"failed probe", reply(500, "")},
+		{"good probe", nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				m := as.middleware()
@@ -163,10 +172,10 @@ func TestA101LateRetryAfter(t *testing.T) {
 				synctest.Wait()
 				open(t, as, m, token)
 				time.Sleep(time.Second)
-				if probe == nil {
-					probe = good
+				if tc.probe == nil {
+					tc.probe = good
 				}
-				as.introspect = wait(time.Second, probe)
+				as.introspect = wait(time.Second, tc.probe)
 				as.try(m, token()) // from 1 s to 2 s; the 429 came at 1.5 s
 				as.introspect = good
 				asked := as.calls.Load()

@@ -14,7 +14,7 @@ import (
 
 func TestStaleIfError(t *testing.T) {
 	stale := phantom.WithStaleIfError(30 * time.Second)
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name    string
 		life    time.Duration // of the JWT
 		said    time.Duration // the answer's own exp; 0: none
@@ -33,18 +33,18 @@ func TestStaleIfError(t *testing.T) {
 		{"C231 off", 300 * time.Second, 0, reply(500, ""), nil, 52 * time.Second, 60 * time.Second, code503A},
 		{"C231 zero", 300 * time.Second, 0, reply(500, ""), []phantom.Option{phantom.WithStaleIfError(0)}, 52 * time.Second, 60 * time.Second, code503A},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
-				jwt := mint("ES256", claims(map[string]any{"exp": time.Now().Add(c.life).Unix()}))
+				jwt := mint("ES256", claims(map[string]any{"exp": time.Now().Add(tc.life).Unix()}))
 				as.introspect = answerJWT(jwt)
-				if c.said > 0 {
-					as.introspect = answerJSON(answerOf(jwt, map[string]any{"exp": time.Now().Add(c.said).Unix()}))
+				if tc.said > 0 {
+					as.introspect = answerJSON(answerOf(jwt, map[string]any{"exp": time.Now().Add(tc.said).Unix()}))
 				}
 				down := false
-				m := as.middleware(append(c.extra, phantom.WithHTTPClient(&http.Client{
+				m := as.middleware(append(tc.extra, phantom.WithHTTPClient(&http.Client{
 					Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-						if down && c.answer == nil {
+						if down && tc.answer == nil {
 							return nil, errors.New("no route")
 						}
 						return as.RoundTrip(r)
@@ -54,17 +54,17 @@ func TestStaleIfError(t *testing.T) {
 				if got := as.try(m, "tok"); got != codeOK {
 					t.Fatal(got)
 				}
-				as.introspect, down = c.answer, true
-				for time.Since(start) < c.refused+15*time.Second {
+				as.introspect, down = tc.answer, true
+				for time.Since(start) < tc.refused+15*time.Second {
 					time.Sleep(200 * time.Millisecond)
 					switch got, at := as.try(m, "tok"), time.Since(start); {
-					case at < c.served && got != codeOK, at >= c.refused && got != c.want:
+					case at < tc.served && got != codeOK, at >= tc.refused && got != tc.want:
 						t.Fatalf("%s at %v", got, at)
 					}
 				}
 				warnings := strings.Count(as.logs.String(), "level=WARN")
-				bridged := c.served > 60*time.Second
-				if bridged && warnings == 0 || !bridged && warnings > 0 || warnings > int(c.refused/(10*time.Second)) {
+				bridged := tc.served > 60*time.Second
+				if bridged && warnings == 0 || !bridged && warnings > 0 || warnings > int(tc.refused/(10*time.Second)) {
 					t.Errorf("%d warnings", warnings)
 				}
 				as.introspect, down = nil, false
