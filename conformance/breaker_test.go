@@ -37,7 +37,9 @@ func retryAfterOf(t *testing.T, as *fakeAS, m *phantom.Middleware, token string)
 	return values[0]
 }
 
-func TestBreakerOpens(t *testing.T) {
+// Ten outages open the breaker. Answers that we cannot use and verdicts on
+// tokens do not.
+func TestBreakerOpensOnOutagesAlone(t *testing.T) {
 	closed := roundTripper(func(*http.Request) (*http.Response, error) { return nil, io.EOF })
 	for _, tc := range []struct {
 		name   string
@@ -46,16 +48,16 @@ func TestBreakerOpens(t *testing.T) {
 		opens  bool
 		want   string
 	}{
-		{"N280 500", reply(500, ""), nil, true, code503A},
-		{"N280 429", reply(429, ""), nil, true, code503A},
-		{"N280 no answer in time", wait(time.Hour, nil), nil, true, code503A},
-		{"N280 no connection", nil, closed, true, code503A},
-		{"A99 400", reply(400, ""), nil, false, code502A},
-		{"A98 401", reply(401, ""), nil, false, code502A},
-		{"A96 302", reply(302, ""), nil, false, code502A},
-		{"A95 a page", reply(200, "<html>", "Content-Type: text/html"), nil, false, code502A},
-		{"A77 inactive", reply(204, ""), nil, false, code401T},
-		{"A116 refused JWT", answerJWT(mint("ES256", claims(map[string]any{"iss": "https://other.test"}))), nil, false, code401T},
+		{"500", reply(500, ""), nil, true, code503A},                                                                         // N280
+		{"429", reply(429, ""), nil, true, code503A},                                                                         // N280
+		{"no answer in time", wait(time.Hour, nil), nil, true, code503A},                                                     // N280
+		{"no connection", nil, closed, true, code503A},                                                                       // N280
+		{"400", reply(400, ""), nil, false, code502A},                                                                        // A99
+		{"401", reply(401, ""), nil, false, code502A},                                                                        // A98
+		{"302", reply(302, ""), nil, false, code502A},                                                                        // A96
+		{"a page", reply(200, "<html>", "Content-Type: text/html"), nil, false, code502A},                                    // A95
+		{"inactive", reply(204, ""), nil, false, code401T},                                                                   // A77
+		{"refused JWT", answerJWT(mint("ES256", claims(map[string]any{"iss": "https://other.test"}))), nil, false, code401T}, // A116
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -99,9 +101,9 @@ func TestBreakerOpens(t *testing.T) {
 	}
 }
 
-// Ten outages in a row open it, not ten in all: whatever answer comes between
-// starts the count again.
-func TestBreakerCountsInARow(t *testing.T) {
+// Ten outages in a row open the breaker, not ten in all. Any answer between
+// them starts the count again.
+func TestBreakerCountsOutagesInARow(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		answer http.HandlerFunc
@@ -144,7 +146,11 @@ func open(t *testing.T, as *fakeAS, m *phantom.Middleware, token func() string) 
 	as.introspect = was
 }
 
-func TestBreakerProbes(t *testing.T) {
+// An open breaker lets one request a second through as a probe and refuses
+// the others at once. A good probe closes it.
+//
+// Catalogue: N280.
+func TestBreakerSendsOneProbeAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		m := as.middleware()
@@ -172,10 +178,10 @@ func TestBreakerProbes(t *testing.T) {
 			start := time.Now()
 			outcomes, n := crowd()
 			if outcomes[codeOK] != ok || outcomes[code503A] != 100-ok || n != asked || time.Since(start) != took {
-				t.Errorf("N280 %s: %v, asked %d times, after %v", when, outcomes, n, time.Since(start))
+				t.Errorf("%s: %v, asked %d times, after %v", when, outcomes, n, time.Since(start))
 			}
 			if got := as.try(m, "cached"); got != codeOK {
-				t.Errorf("N280 %s: a cached token: %s", when, got)
+				t.Errorf("%s: a cached token: %s", when, got)
 			}
 		}
 		expect("open", 0, 0, 0)
@@ -201,14 +207,14 @@ func TestBreakerProbes(t *testing.T) {
 		}
 		as.introspect = nil
 		if got := as.try(m, token()); got != codeOK {
-			t.Errorf("N280 one outage later: %s", got)
+			t.Errorf("one outage later: %s", got)
 		}
 	})
 }
 
-// A probe that is no outage closes the breaker, whatever it brings; one that
-// panics does not keep the next from being made.
-func TestBreakerProbeOutcomes(t *testing.T) {
+// A probe that is answered closes the breaker, no matter how the answer
+// reads. A probe that panics does not keep the next from being made.
+func TestBreakerClosesUnlessTheProbeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, tc := range []struct {
 			name   string
@@ -246,8 +252,10 @@ func TestBreakerProbeOutcomes(t *testing.T) {
 	})
 }
 
-// One line of log for each kind of trouble and ten seconds.
-func TestOutageIsLogged(t *testing.T) {
+// An outage costs one line of log for each kind of trouble and ten seconds.
+//
+// Catalogue: N280.
+func TestOutageIsLoggedOncePerInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		m := as.middleware()
@@ -268,13 +276,16 @@ func TestOutageIsLogged(t *testing.T) {
 			counts[strings.TrimSpace(detail)]++
 		}
 		if len(counts) != 2 || counts[`"status 503"`] != 6 || counts[`"breaker open"`] != 6 {
-			t.Errorf("N280 lines in a minute: %v", counts)
+			t.Errorf("lines in a minute: %v", counts)
 		}
 	})
 }
 
-// A minute without the server, with 100 new tokens each second.
-func TestOutageOfAMinute(t *testing.T) {
+// The server is down for a minute under 100 new tokens a second. It sees one
+// probe a second and is in full use a second after it returns.
+//
+// Catalogue: N280.
+func TestOutageOfAMinuteCostsFewLookups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		m := as.middleware()
@@ -288,7 +299,7 @@ func TestOutageOfAMinute(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		if got := as.calls.Load(); got > 10+60 {
-			t.Errorf("N280 asked %d times in a minute", got)
+			t.Errorf("asked %d times in a minute", got)
 		}
 		as.introspect = nil
 		recovered := time.Now()
@@ -296,14 +307,14 @@ func TestOutageOfAMinute(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		if took := time.Since(recovered); took > time.Second {
-			t.Errorf("N280 back after %v", took)
+			t.Errorf("back after %v", took)
 		}
 	})
 }
 
-// A probe of a hook that does not mind its context does not keep the breaker
-// open for ever.
-func TestProbeThatNeverEnds(t *testing.T) {
+// A probe may hang in a hook that ignores its context. It does not keep the
+// breaker open for ever.
+func TestBreakerOutlastsADeafProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var stage atomic.Int64
 		release := make(chan struct{})

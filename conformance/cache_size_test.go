@@ -48,9 +48,9 @@ func (l *reference) drop(key string) {
 	l.keys = slices.DeleteFunc(l.keys, func(k string) bool { return k == key })
 }
 
-// TestCacheEvictsTheLeastRecent: a small cache holds exactly as many tokens as
-// it should, and exactly the right ones, active and inactive ones each on their
-// own; through Forget, Purge, and tokens that change sides.
+// A small cache holds exactly as many tokens as it should, and exactly the
+// right ones. Active and inactive ones count apart. Forget, Purge and tokens
+// that change sides do not upset this.
 func TestCacheEvictsTheLeastRecent(t *testing.T) {
 	for _, size := range []int{1, 2, 3, 7, 64} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -102,8 +102,8 @@ func TestCacheEvictsTheLeastRecent(t *testing.T) {
 	}
 }
 
-// TestCacheUsesAllOfItsSize: whatever the number of shards, a cache takes as
-// many tokens as it should, and no more, and so again after a Purge.
+// A cache of any size takes as many tokens as it should and no more. It does
+// so again after a Purge.
 func TestCacheUsesAllOfItsSize(t *testing.T) {
 	for _, size := range []int{1, 2, 63, 64, 65, 100, 129, 1000, 5000 / scale} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -150,15 +150,15 @@ func TestCacheUsesAllOfItsSize(t *testing.T) {
 	}
 }
 
-// TestC219Junk: random tokens, however many, cost valid users nothing and take
-// no more memory than the cache's size allows.
-func TestC219Junk(t *testing.T) {
+// Random tokens cost valid users nothing and take no more memory than the
+// size of the cache allows.
+func TestCacheWithstandsJunk(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		junk int
 	}{ // for each valid request
-		{"C219 L286 nine in ten", 9},
-		{"L287 half", 1},
+		{"nine in ten", 9}, // C219, L286
+		{"half", 1},        // L287
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -211,9 +211,11 @@ func TestC219Junk(t *testing.T) {
 	}
 }
 
-// TestCacheL289Memory: large tokens and JWTs cost what the JWTs weigh and little
-// more. Go's allocator has blocks of 28 KiB and of 32 KiB and none between.
-func TestCacheL289Memory(t *testing.T) {
+// Large tokens and JWTs cost what the JWTs weigh and little more. Go's
+// allocator has blocks of 28 KiB and of 32 KiB and none between.
+//
+// Catalogue: L289.
+func TestCacheMemoryIsWhatTheJWTsWeigh(t *testing.T) {
 	const capacity, weight = 300, 30 << 10
 	padding := strings.Repeat("x", weight*3/4-300)
 	answer := unsigned(map[string]any{"padding": padding})
@@ -229,9 +231,11 @@ func TestCacheL289Memory(t *testing.T) {
 	runtime.KeepAlive(m)
 }
 
-// TestCacheL290SlowServer: a crowd of tokens that the server cannot cope with
-// costs two goroutines a request, not much memory, and ends in time.
-func TestCacheL290SlowServer(t *testing.T) {
+// More tokens arrive than the server can cope with. They cost two goroutines
+// a request and little memory, and all end in time.
+//
+// Catalogue: L290.
+func TestCacheCrowdAtASlowServerIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const crowd, each = 5000, 32 << 10
 		o := &oracle{ask: func(ctx context.Context, _ string) (*phantom.Introspection, error) {
@@ -267,9 +271,11 @@ func TestCacheL290SlowServer(t *testing.T) {
 	})
 }
 
-// TestCacheL285HotTokens: ten minutes of tokens in constant use: no error, no
-// wait, and the server is asked once in each token's life.
-func TestCacheL285HotTokens(t *testing.T) {
+// Tokens are in constant use for ten minutes. There is no error and no wait,
+// and the server is asked once in each token's life.
+//
+// Catalogue: L285.
+func TestCacheAsksOncePerLifeOfAHotToken(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		opts []phantom.Option
@@ -329,11 +335,13 @@ func (c *careless) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// TestC234NoTokenInMemory: a dump of the heap after many requests has no byte
-// of an opaque token in it. The dump takes the mark bits at the end of some
-// spans for an object, with whatever was there when the span was another one,
-// so that one clean dump of a few is what counts: what is remembered is in each.
-func TestC234NoTokenInMemory(t *testing.T) {
+// A dump of the heap after many requests has no byte of an opaque token in
+// it. The dump takes the mark bits at the end of some spans for an object
+// and shows what an earlier span left there, so one clean dump of a few is
+// enough: what is remembered is in each.
+//
+// Catalogue: C234.
+func TestCacheKeepsNoTokenInMemory(t *testing.T) {
 	for attempt := 1; ; attempt++ {
 		switch found, foundKept := tokensInMemory(t); {
 		case !foundKept:

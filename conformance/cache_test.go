@@ -14,7 +14,10 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-func TestC203AskedOnce(t *testing.T) {
+// The server is asked once about a token that is used again and again.
+//
+// Catalogue: C203.
+func TestCacheAsksOncePerActiveToken(t *testing.T) {
 	as := newAS(t)
 	m := as.middleware()
 	for range 1000 {
@@ -25,10 +28,11 @@ func TestC203AskedOnce(t *testing.T) {
 	expect(t, "lookups", as.calls.Load(), 1)
 }
 
-// TestC214RevocationIsSeen: however a token is used, its last OK lies no
-// further than the maximal lifetime behind the last lookup that found it
-// active.
-func TestC214RevocationIsSeen(t *testing.T) {
+// However a token is used, its last OK comes within the maximal lifetime of
+// the last lookup that found it active.
+//
+// Catalogue: C214.
+func TestCacheSeesARevocation(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		opts []phantom.Option
@@ -84,10 +88,11 @@ func TestC214RevocationIsSeen(t *testing.T) {
 	}
 }
 
-// TestC215ExpiryWhileCached: from its exp on nothing is served from the cache,
-// and from exp plus leeway on nothing at all, although the server still says
-// that it is active.
-func TestC215ExpiryWhileCached(t *testing.T) {
+// From its exp on, a token is never served from the cache. From exp plus
+// leeway on it is never served, although the server still calls it active.
+//
+// Catalogue: C215.
+func TestCacheEndsWithTheToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		answer := unsigned(map[string]any{"exp": start.Add(20 * time.Second).Unix()})
@@ -124,8 +129,8 @@ func lifetime(t *testing.T, o *oracle, m *phantom.Middleware, step time.Duration
 	return time.Since(start)
 }
 
-// TestCacheLifetime: the earliest bound counts, less an eighth at most.
-func TestCacheLifetime(t *testing.T) {
+// A token is cached up to its earliest bound, less an eighth at most.
+func TestCacheLifetimeIsTheEarliestBound(t *testing.T) {
 	type answer struct{ exp, answerExp, maxAge time.Duration }
 	const none = -time.Second
 	for _, test := range []struct {
@@ -180,9 +185,11 @@ func TestCacheLifetime(t *testing.T) {
 	}
 }
 
-// TestC231StaleEndsWithTheAnswer: an outage is bridged up to the limit, the
-// JWT's exp and the answer's own exp, whichever comes first.
-func TestC231StaleEndsWithTheAnswer(t *testing.T) {
+// A stale entry bridges an outage up to the limit, the JWT's exp or the
+// answer's own exp, the earliest of them.
+//
+// Catalogue: C231.
+func TestCacheStaleEntryEndsWithTheAnswer(t *testing.T) {
 	for _, test := range []struct {
 		name           string
 		exp, answerExp time.Duration // 0: none
@@ -229,7 +236,11 @@ func TestC231StaleEndsWithTheAnswer(t *testing.T) {
 	}
 }
 
-func TestC220InactiveAskedOnce(t *testing.T) {
+// The server is asked once in five seconds about a token that it called
+// inactive.
+//
+// Catalogue: C220.
+func TestCacheAsksOncePerInactiveToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		as.introspect = answer(204, "", "")
@@ -244,7 +255,11 @@ func TestC220InactiveAskedOnce(t *testing.T) {
 	})
 }
 
-func TestC221ActiveAfterAll(t *testing.T) {
+// A token that was inactive on first sight and then becomes active is served
+// within the negative TTL.
+//
+// Catalogue: C221.
+func TestCacheSeesAnInactiveTokenBecomeActive(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		opts  []phantom.Option
@@ -253,9 +268,9 @@ func TestC221ActiveAfterAll(t *testing.T) {
 	}{
 		{"by default", nil, nil, 5 * time.Second},
 		{"negative TTL of 1 min", []phantom.Option{phantom.WithNegativeTTL(time.Minute)}, nil, time.Minute},
-		{"C222 negative TTL 0", []phantom.Option{phantom.WithNegativeTTL(0)}, nil, time.Second},
-		{"C222 TTL 0", []phantom.Option{phantom.WithMaxTTL(0)}, nil, time.Second},
-		{"C222 size 0", []phantom.Option{phantom.WithCacheSize(0)}, nil, time.Second},
+		{"negative TTL 0", []phantom.Option{phantom.WithNegativeTTL(0)}, nil, time.Second}, // C222
+		{"TTL 0", []phantom.Option{phantom.WithMaxTTL(0)}, nil, time.Second},               // C222
+		{"size 0", []phantom.Option{phantom.WithCacheSize(0)}, nil, time.Second},           // C222
 		{"Forget", nil, func(m *phantom.Middleware) { m.Forget(opaqueToken) }, time.Second},
 		{"Purge", nil, (*phantom.Middleware).Purge, time.Second},
 	} {
@@ -285,9 +300,11 @@ func TestC221ActiveAfterAll(t *testing.T) {
 	}
 }
 
-// TestC222Off: what is turned off remembers nothing; a negative number is a
-// mistake; nothing means unlimited or for ever.
-func TestC222Off(t *testing.T) {
+// A zero turns off what it stands for, and a negative number is a mistake.
+// Neither means unlimited or for ever.
+//
+// Catalogue: C222.
+func TestCacheTurnedOffRemembersNothing(t *testing.T) {
 	for _, test := range []struct {
 		name             string
 		option           phantom.Option
@@ -340,9 +357,11 @@ func TestC222Off(t *testing.T) {
 	}
 }
 
-// TestC223NoSharedEntries: tokens that resemble one another in any way that a
-// careless key would overlook never share an entry.
-func TestC223NoSharedEntries(t *testing.T) {
+// Tokens never share an entry, even if they resemble one another in a way
+// that a careless key would overlook.
+//
+// Catalogue: C223.
+func TestCacheEntriesAreNeverShared(t *testing.T) {
 	base := strings.Repeat("abcdefghij", 6)
 	tokens := []string{
 		base, base + "a", "a" + base, base[:20] + "." + base[21:], base[:59] + "J", "A" + base[1:], strings.ToUpper(base),
@@ -384,7 +403,10 @@ func TestC223NoSharedEntries(t *testing.T) {
 	}
 }
 
-func TestC225EachRouteItsScopes(t *testing.T) {
+// Two routes share a cached token, and each checks its own scopes.
+//
+// Catalogue: C225.
+func TestCacheEntryServesEachRouteByItsScopes(t *testing.T) {
 	as := newAS(t)
 	as.introspect = answerJWT(mint("ES256", claims(map[string]any{"scope": "a"})))
 	m := as.middleware()

@@ -16,8 +16,10 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-// TestC235AbortedLookups: callers who leave leave nothing behind.
-func TestC235AbortedLookups(t *testing.T) {
+// Callers who leave leave neither goroutines nor memory behind.
+//
+// Catalogue: C235.
+func TestFlightAbortedByItsCallersLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const crowd = 1000
 		o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
@@ -52,9 +54,9 @@ func TestC235AbortedLookups(t *testing.T) {
 	})
 }
 
-// TestFlightKeepsValues: the lookup sees the values of the context that began
-// it, for tracing, whatever becomes of that context.
-func TestFlightKeepsValues(t *testing.T) {
+// The lookup sees the values of the context that began it, for tracing. It
+// does not end with that context.
+func TestFlightKeepsContextValues(t *testing.T) {
 	type key struct{}
 	synctest.Test(t, func(t *testing.T) {
 		var seen []any
@@ -82,8 +84,8 @@ func TestFlightKeepsValues(t *testing.T) {
 	})
 }
 
-// TestFlightKeepsNoRequest: while a lookup goes on whose caller has left, and
-// when its result is remembered, nothing of the caller's request is kept.
+// The library keeps nothing of a request whose caller has left: not while
+// the lookup goes on, and not with its remembered result.
 func TestFlightKeepsNoRequest(t *testing.T) {
 	proceed := make(chan struct{})
 	o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {

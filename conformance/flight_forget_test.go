@@ -12,7 +12,11 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-func TestC213PurgeDuringFlights(t *testing.T) {
+// Purge runs while a thousand lookups are under way. They answer their
+// requests and are not remembered.
+//
+// Catalogue: C213.
+func TestFlightBegunBeforePurgeIsNotRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before := runtime.NumGoroutine()
 		o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
@@ -49,9 +53,9 @@ func (c hookedContext) Err() error {
 	return c.Context.Err()
 }
 
-// TestFlightLandsBeforeTheJoin: a request that saw nothing in the cache, and
-// comes to join the flight when that has just ended, finds what it brought.
-func TestFlightLandsBeforeTheJoin(t *testing.T) {
+// A request finds nothing in the cache and comes to join the lookup, which
+// has just ended. It gets what that brought.
+func TestFlightThatHasJustLandedIsFound(t *testing.T) {
 	outage := errors.New("outage")
 	for _, test := range []struct {
 		name    string
@@ -91,9 +95,10 @@ var forgets = map[string]func(*phantom.Middleware){
 	"Purge":  (*phantom.Middleware).Purge,
 }
 
-// TestFlightForget: who begins after Forget is never served by a lookup that
-// began before it, whichever of the two ends first; who began before still is.
-func TestFlightForget(t *testing.T) {
+// A request that begins after Forget is never served by a lookup that began
+// before it, no matter which of two lookups ends first. A request that began
+// before still is.
+func TestFlightBegunBeforeForgetServesNoLaterRequest(t *testing.T) {
 	type timing struct{ asking, verifying time.Duration }
 	for how, forget := range forgets {
 		for _, test := range []struct {
@@ -144,9 +149,9 @@ func TestFlightForget(t *testing.T) {
 	}
 }
 
-// TestFlightForgetAgain: each Forget counts, in the middle of the lookup that
-// an earlier one caused too.
-func TestFlightForgetAgain(t *testing.T) {
+// Each Forget counts, also in the middle of the lookup that an earlier one
+// caused.
+func TestFlightEachForgetCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &oracle{}
 		o.ask = func(context.Context, string) (*phantom.Introspection, error) {
@@ -168,9 +173,9 @@ func TestFlightForgetAgain(t *testing.T) {
 	})
 }
 
-// TestFlightLateVerdicts: a flight that lands after a younger one does not
-// bring back what the younger one knows better.
-func TestFlightLateVerdicts(t *testing.T) {
+// A lookup that lands late does not bring back what a younger one knows
+// better.
+func TestFlightLateVerdictUndoesNoYoungerOne(t *testing.T) {
 	for how, forget := range forgets {
 		t.Run(how+": inactive meanwhile", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -245,9 +250,9 @@ func TestFlightLateVerdicts(t *testing.T) {
 	}
 }
 
-// TestFlightForgetAsItLands lets a lookup land and forgets its token at the
-// same time, many times: whichever comes first, nothing of it is left.
-func TestFlightForgetAsItLands(t *testing.T) {
+// A lookup lands and its token is forgotten at the same time, many times
+// over. Nothing of it is left, no matter which comes first.
+func TestFlightForgottenAsItLandsIsGone(t *testing.T) {
 	for how, forget := range forgets {
 		t.Run(how, func(t *testing.T) {
 			land := make(chan struct{})

@@ -36,9 +36,9 @@ func refreshing(t *testing.T, o *oracle, extra ...phantom.Option) *phantom.Middl
 	return m
 }
 
-// TestFlightRefreshAtTheEnd: the entry runs out while its refresh is under
-// way: who comes then waits for that one.
-func TestFlightRefreshAtTheEnd(t *testing.T) {
+// An entry runs out while its refresh is under way. The requests that come
+// then wait for that refresh.
+func TestFlightRefreshIsJoinedWhenItsEntryEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
 			time.Sleep(1500 * time.Millisecond) // longer than the rest of its life
@@ -66,9 +66,9 @@ func TestFlightRefreshAtTheEnd(t *testing.T) {
 	})
 }
 
-// TestFlightRefreshAndForget: a refresh that began before Forget serves nobody
-// who came after it, and is not remembered.
-func TestFlightRefreshAndForget(t *testing.T) {
+// A refresh that began before Forget serves no later request and is not
+// remembered.
+func TestFlightRefreshBegunBeforeForgetIsDropped(t *testing.T) {
 	for how, forget := range forgets {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -91,9 +91,9 @@ func TestFlightRefreshAndForget(t *testing.T) {
 	}
 }
 
-// TestFlightRefreshBelongsToNobody: the hit that starts a refresh does not wait
-// for it and does not end it.
-func TestFlightRefreshBelongsToNobody(t *testing.T) {
+// The hit that starts a refresh does not wait for it, and does not end it by
+// leaving.
+func TestFlightRefreshIsIndependentOfItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &oracle{}
 		o.ask = func(ctx context.Context, _ string) (*phantom.Introspection, error) {
@@ -126,22 +126,22 @@ func TestFlightRefreshBelongsToNobody(t *testing.T) {
 	})
 }
 
-// TestFlightRefreshOnce: a crowd of hits starts one refresh, and when that
-// brings nothing there is no other: the entry serves to its end.
-func TestFlightRefreshOnce(t *testing.T) {
+// A crowd of hits starts one refresh. If that brings nothing, no other
+// follows, and the entry serves to its end.
+func TestFlightFailedRefreshIsNotRepeated(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		fault func() (*phantom.Introspection, error)
 	}{
-		{"C230 outage", func() (*phantom.Introspection, error) { return nil, errors.New("outage") }},
-		{"C230 unusable", func() (*phantom.Introspection, error) { return nil, phantom.ErrUpstream }},
-		{"C230 not a JWT", func() (*phantom.Introspection, error) { return &phantom.Introspection{Active: true, JWT: "x"}, nil }},
-		{"C230 nothing at all", func() (*phantom.Introspection, error) { return nil, nil }},
-		{"C208 panic", func() (*phantom.Introspection, error) { panic("x") }},
-		{"C209 Goexit", func() (*phantom.Introspection, error) {
+		{"outage", func() (*phantom.Introspection, error) { return nil, errors.New("outage") }},                              // C230
+		{"unusable", func() (*phantom.Introspection, error) { return nil, phantom.ErrUpstream }},                             // C230
+		{"not a JWT", func() (*phantom.Introspection, error) { return &phantom.Introspection{Active: true, JWT: "x"}, nil }}, // C230
+		{"nothing at all", func() (*phantom.Introspection, error) { return nil, nil }},                                       // C230
+		{"panic", func() (*phantom.Introspection, error) { panic("x") }},                                                     // C208
+		{"Goexit", func() (*phantom.Introspection, error) {
 			runtime.Goexit()
 			return nil, nil
-		}},
+		}}, // C209
 		{"deaf", func() (*phantom.Introspection, error) {
 			time.Sleep(time.Minute)
 			return nil, errors.New("late")
@@ -173,9 +173,9 @@ func TestFlightRefreshOnce(t *testing.T) {
 	}
 }
 
-// TestFlightRefreshVerdict: a refresh that finds the token inactive ends the
-// entry, and hits are served until then.
-func TestFlightRefreshVerdict(t *testing.T) {
+// A refresh that refuses the token ends the entry. Hits are served until
+// then.
+func TestFlightRefreshVerdictEndsTheEntry(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		answer *phantom.Introspection
@@ -203,9 +203,9 @@ func TestFlightRefreshVerdict(t *testing.T) {
 	}
 }
 
-// TestFlightStaleAndVerdict: whoever waits for the outage to be confirmed gets
-// the old entry only if nothing was learned meanwhile.
-func TestFlightStaleAndVerdict(t *testing.T) {
+// Requests that wait out a failing lookup get the old entry only if nothing
+// was learned meanwhile.
+func TestFlightStaleEntryYieldsToNews(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		meanwhile func(o *oracle, m *phantom.Middleware)
@@ -249,9 +249,9 @@ func TestFlightStaleAndVerdict(t *testing.T) {
 	}
 }
 
-// TestFlightKeyRotation: what was verified with a key that has left the key set
-// is not served, whether it is remembered, stale, or still on its way.
-func TestFlightKeyRotation(t *testing.T) {
+// A JWT whose key has left the key set is not served: not from the cache,
+// not as a stale entry, and not from a lookup that was under way.
+func TestFlightDropsWhatALeftKeyVerified(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		keySet := func(alg string) http.HandlerFunc {

@@ -15,14 +15,18 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-func TestC204OneFlightForAThousand(t *testing.T) {
+// A thousand requests with one token share one lookup, also with the cache
+// turned off.
+//
+// Catalogue: C204.
+func TestFlightServesAThousandRequests(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		opts []phantom.Option
 	}{
 		{"cached", nil},
-		{"C222 size 0", []phantom.Option{phantom.WithCacheSize(0)}},
-		{"C222 TTL 0", []phantom.Option{phantom.WithMaxTTL(0)}},
+		{"size 0", []phantom.Option{phantom.WithCacheSize(0)}}, // C222
+		{"TTL 0", []phantom.Option{phantom.WithMaxTTL(0)}},     // C222
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -38,7 +42,10 @@ func TestC204OneFlightForAThousand(t *testing.T) {
 	}
 }
 
-func TestC205AThousandTokensAThousandFlights(t *testing.T) {
+// A thousand tokens take a thousand lookups, 64 at once.
+//
+// Catalogue: C205.
+func TestFlightIsOnePerToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
 			time.Sleep(100 * time.Millisecond)
@@ -55,7 +62,11 @@ func TestC205AThousandTokensAThousandFlights(t *testing.T) {
 	})
 }
 
-func TestC206LeaderLeaves(t *testing.T) {
+// The client whose request began the lookup leaves. The others are served by
+// that same lookup.
+//
+// Catalogue: C206.
+func TestFlightOutlivesItsLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		as.introspect = wait(100*time.Millisecond, answerJWT(mint("ES256", claims(nil))))
@@ -74,7 +85,11 @@ func TestC206LeaderLeaves(t *testing.T) {
 	})
 }
 
-func TestC207AllLeave(t *testing.T) {
+// All clients leave. The lookup goes on to its end or its deadline, and its
+// result serves the next request.
+//
+// Catalogue: C207.
+func TestFlightOutlivesAllItsCallers(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		answers time.Duration
@@ -153,7 +168,11 @@ var flightHooks = map[string]func(as *fakeAS, hook func()) *phantom.Middleware{
 	},
 }
 
-func TestC208Panics(t *testing.T) {
+// A hook panics in the middle of a lookup. All who wait get a 500, and the
+// next request is served.
+//
+// Catalogue: C208.
+func TestFlightPanicFailsItsWaitersAlone(t *testing.T) {
 	const secret = "what-the-panic-says"
 	panics := map[string]func(){
 		"text":          func() { panic(secret) },
@@ -184,7 +203,11 @@ func TestC208Panics(t *testing.T) {
 	}
 }
 
-func TestC209Goexit(t *testing.T) {
+// A hook ends its goroutine in the middle of a lookup. All who wait leave by
+// the deadline, and the token can be looked up again at once.
+//
+// Catalogue: C209.
+func TestFlightGoexitInAHookStrandsNobody(t *testing.T) {
 	for place, middleware := range flightHooks {
 		t.Run(place, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -210,9 +233,11 @@ func TestC209Goexit(t *testing.T) {
 	}
 }
 
-// TestC209PlacesComeBack: what ends its goroutine gives its place among the
-// lookups back, every time.
-func TestC209PlacesComeBack(t *testing.T) {
+// A lookup whose hook panics or ends its goroutine gives its place back,
+// every time.
+//
+// Catalogue: C209.
+func TestFlightEndedByAHookGivesItsPlaceBack(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		fault func()
@@ -242,7 +267,10 @@ func TestC209PlacesComeBack(t *testing.T) {
 	}
 }
 
-func TestC210OutageForAll(t *testing.T) {
+// An outage is the answer for all who wait, and the next request asks again.
+//
+// Catalogue: C210.
+func TestFlightOutageReachesAllWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		as.introspect = wait(100*time.Millisecond, answer(500, "", ""))
@@ -257,7 +285,11 @@ func TestC210OutageForAll(t *testing.T) {
 	})
 }
 
-func TestC211FollowersDeadline(t *testing.T) {
+// A follower with a short deadline leaves when that has come. The others
+// wait on and are served.
+//
+// Catalogue: C211.
+func TestFlightFollowerLeavesByItsOwnDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		as.introspect = wait(500*time.Millisecond, answerJWT(mint("ES256", claims(nil))))
@@ -277,9 +309,9 @@ func TestC211FollowersDeadline(t *testing.T) {
 	})
 }
 
-// TestFlightDeadlineIsTheLookups: who joins a flight that is nearly over does
-// not wait longer than the others.
-func TestFlightDeadlineIsTheLookups(t *testing.T) {
+// Those who join a lookup that is nearly over wait no longer than the
+// others.
+func TestFlightDeadlineHoldsForLateJoiners(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		as.introspect = wait(time.Hour, nil)
@@ -293,9 +325,9 @@ func TestFlightDeadlineIsTheLookups(t *testing.T) {
 	})
 }
 
-// TestFlightDeafHook: a hook that does not listen to its context strands
-// nobody, and what it says in the end counts from when it was asked.
-func TestFlightDeafHook(t *testing.T) {
+// A hook that ignores its context holds no request beyond the deadline. What
+// it says in the end counts from when it was asked.
+func TestFlightWithADeafHookStrandsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &oracle{}
 		o.ask = func(context.Context, string) (*phantom.Introspection, error) {

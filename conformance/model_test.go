@@ -24,12 +24,12 @@ import (
 // newSeeds is for finding what the usual histories do not show.
 var newSeeds = flag.Bool("newseeds", false, "TestModel: histories that nobody has seen before")
 
-// TestModel runs random histories: requests of many clients at once, some of
-// which leave; an authorization server that issues, revokes, rotates its keys,
-// slows down and fails; Forget and Purge at any moment; pauses in which
-// everything grows old. Each answer is compared with what a simple model
-// permits. A failure names its seed.
-func TestModel(t *testing.T) {
+// Random histories run against a model: many clients at once, some of which
+// leave; a server that issues, revokes, rotates its keys, slows down and
+// fails; Forget and Purge at any moment; pauses in which everything grows
+// old. Each answer must be one that the model permits. A failure names its
+// seed.
+func TestModelPermitsEveryAnswer(t *testing.T) {
 	// One seed is one configuration. Together they make more than a million
 	// requests; the race detector makes do with a tenth, of fewer seeds.
 	seeds, requests := 20, 52_000

@@ -17,10 +17,10 @@ import (
 )
 
 // Each fault of a connection or an answer has its outcome, costs at most two
-// attempts, and leaves nothing behind: with one place for lookups and one
-// connection, the next lookup of the same token shows whether the place is free
-// again, the connection closed or fit for use, and the fault not remembered.
-func TestConnectionFaults(t *testing.T) {
+// attempts, and leaves nothing behind. There is one place for lookups: the
+// next lookup of the same token shows that the place is free, the connection
+// is closed or fit for use, and the fault is not remembered.
+func TestConnectionFaultsLeaveNothingBehind(t *testing.T) {
 	const bare = "HTTP/1.1 200 OK\r\nContent-Type: application/jwt\r\n"
 	const hint = "HTTP/1.1 103 Early Hints\r\n"
 	huge := bytes.Repeat([]byte("x"), 20<<20)
@@ -31,39 +31,39 @@ func TestConnectionFaults(t *testing.T) {
 		hangs    bool  // until the time limit
 		fault    func(p *peer, good string)
 	}{
-		{"N268 closed before the request is read", code503A, 0, false, func(*peer, string) {}},
-		{"N268 closed after the request", code503A, 2, false, func(p *peer, _ string) { p.request() }},
-		{"N268 reset after the request", code503A, 2, false, func(p *peer, _ string) { p.request(); p.reset() }},
+		{"closed before the request is read", code503A, 0, false, func(*peer, string) {}},                   // N268
+		{"closed after the request", code503A, 2, false, func(p *peer, _ string) { p.request() }},           // N268
+		{"reset after the request", code503A, 2, false, func(p *peer, _ string) { p.request(); p.reset() }}, // N268
 		// What the client has read when the reset arrives is a matter of luck.
-		{"N269 reset in the middle of the body", code503A, 2, false, func(p *peer, good string) {
+		{"reset in the middle of the body", code503A, 2, false, func(p *peer, good string) {
 			p.request()
 			p.send(bare + "Content-Length: 5000\r\n\r\n" + good)
 			p.reset()
-		}},
-		{"N269 short body", code503A, 1, false, func(p *peer, good string) {
+		}}, // N269
+		{"short body", code503A, 1, false, func(p *peer, good string) {
 			p.request()
 			p.send(bare + "Content-Length: 5000\r\n\r\n" + good)
-		}},
-		{"N269 short by one byte", code503A, 1, false, func(p *peer, good string) {
+		}}, // N269
+		{"short by one byte", code503A, 1, false, func(p *peer, good string) {
 			p.request()
 			p.send(bare + "Content-Length: " + strconv.Itoa(len(good)) + "\r\n\r\n" + good[1:])
-		}},
-		{"N270 JSON without its last chunk", code503A, 1, false, func(p *peer, good string) {
+		}}, // N269
+		{"JSON without its last chunk", code503A, 1, false, func(p *peer, good string) {
 			p.request()
 			p.send(chunkedHead + chunkOf(activeJSON(good)))
-		}},
-		{"N270 inactive without its last chunk", code503A, 1, false, func(p *peer, _ string) {
+		}}, // N270
+		{"inactive without its last chunk", code503A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send(chunkedHead + chunkOf(`{"active":false}`))
-		}},
-		{"N270 cut inside the last chunk", code503A, 1, false, func(p *peer, good string) {
+		}}, // N270
+		{"cut inside the last chunk", code503A, 1, false, func(p *peer, good string) {
 			p.request()
 			p.send(chunkedHead + chunkOf(activeJSON(good)) + "0\r\n")
-		}},
-		{"N270 JWT without its last chunk", code503A, 1, false, func(p *peer, good string) {
+		}}, // N270
+		{"JWT without its last chunk", code503A, 1, false, func(p *peer, good string) {
 			p.request()
 			p.send(strings.Replace(chunkedHead, "json", "jwt", 1) + chunkOf(good))
-		}},
+		}}, // N270
 		{"a chunk's size is no number", code503A, 1, false, func(p *peer, good string) {
 			p.request()
 			p.send(chunkedHead + chunkOf(activeJSON(good)) + "zz\r\n")
@@ -141,122 +141,122 @@ func TestConnectionFaults(t *testing.T) {
 			p.request()
 			p.send(strings.Replace(rawAnswer(200, "application/jwt", good), "200 OK", "600 Odd", 1))
 		}},
-		{"A90 one byte too many, announced", code502A, 1, false, func(p *peer, _ string) {
+		{"one byte too many, announced", code502A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send(bare + "Content-Length: 65537\r\n\r\n")
 			p.sendBytes(huge[:64<<10+1])
 			p.wait()
-		}},
-		{"A90 one byte too many, chunked", code502A, 1, false, func(p *peer, _ string) {
+		}}, // A90
+		{"one byte too many, chunked", code502A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send(chunkedHead + chunkOf(strings.Repeat(" ", 64<<10)) + chunkOf("x") + chunkOf(""))
-		}},
-		{"A90 5 MiB", code502A, 1, false, func(p *peer, _ string) {
+		}}, // A90
+		{"5 MiB", code502A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send(bare + "Content-Length: 5242880\r\n\r\n")
 			if p.sendBytes(huge[:5<<20]) {
 				p.wait()
 			}
-		}},
-		{"A90 endless, announced", code502A, 1, false, func(p *peer, _ string) {
+		}}, // A90
+		{"endless, announced", code502A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send(bare + "Content-Length: 10000000000\r\n\r\n")
 			p.flood("x")
-		}},
-		{"A90 announced and never sent", code502A, 1, false, func(p *peer, _ string) {
+		}}, // A90
+		{"announced and never sent", code502A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send(bare + "Content-Length: 10000000000\r\n\r\n")
 			p.wait()
-		}},
-		{"A90 endless, chunked", code502A, 1, false, func(p *peer, _ string) {
+		}}, // A90
+		{"endless, chunked", code502A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send(chunkedHead)
 			p.flood(chunkOf("x"))
-		}},
-		{"A90 endless, to the end of the connection", code502A, 1, false, func(p *peer, _ string) {
+		}}, // A90
+		{"endless, to the end of the connection", code502A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send(bare + "\r\n")
 			p.flood("x")
-		}},
-		{"A90 endless, of an error", code502A, 1, false, func(p *peer, _ string) {
+		}}, // A90
+		{"endless, of an error", code502A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send("HTTP/1.1 404 Not Found\r\n\r\n")
 			p.flood("x")
-		}},
-		{"A91 body drips", code503A, 1, true, func(p *peer, good string) {
+		}}, // A90
+		{"body drips", code503A, 1, true, func(p *peer, good string) {
 			p.request()
 			p.send(bare + "Content-Length: 60000\r\n\r\n")
 			p.drip("x")
-		}},
-		{"A91 chunks drip", code503A, 1, true, func(p *peer, good string) {
+		}}, // A91
+		{"chunks drip", code503A, 1, true, func(p *peer, good string) {
 			p.request()
 			p.send(chunkedHead)
 			p.drip(chunkOf("x"))
-		}},
-		{"A91 header drips", code503A, 1, true, func(p *peer, good string) {
+		}}, // A91
+		{"header drips", code503A, 1, true, func(p *peer, good string) {
 			p.request()
 			p.send(bare)
 			p.drip("X-Header: x\r\n")
-		}},
-		{"A91 status line drips", code503A, 1, true, func(p *peer, good string) {
+		}}, // A91
+		{"status line drips", code503A, 1, true, func(p *peer, good string) {
 			p.request()
 			p.send("HTTP/1.1 200 ")
 			p.drip("O")
-		}},
-		{"A92 nothing is ever sent", code503A, 1, true, func(p *peer, good string) {
+		}}, // A91
+		{"nothing is ever sent", code503A, 1, true, func(p *peer, good string) {
 			p.request()
 			p.wait()
-		}},
-		{"A92 nothing is ever read", code503A, 0, true, func(p *peer, _ string) {
+		}}, // A92
+		{"nothing is ever read", code503A, 0, true, func(p *peer, _ string) {
 			for p.in.Buffered() == 0 {
 				if _, err := p.in.Peek(1); err != nil {
 					return
 				}
 			}
 			p.wait()
-		}},
+		}}, // A92
 		{"all but the end", code503A, 1, true, func(p *peer, good string) {
 			p.request()
 			p.send(chunkedHead + chunkOf(activeJSON(good)))
 			p.wait()
 		}},
-		{"A106 1,000 interim answers", code503A, 1, false, func(p *peer, good string) {
+		{"1,000 interim answers", code503A, 1, false, func(p *peer, good string) {
 			p.request()
 			p.send(strings.Repeat(hint+"\r\n", 1000) + rawAnswer(200, "application/jwt", good))
 			p.wait()
-		}},
-		{"A106 interim answers without end", code503A, 1, false, func(p *peer, _ string) {
+		}}, // A106
+		{"interim answers without end", code503A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.flood(hint + "Link: </style.css>; rel=preload\r\n\r\n")
-		}},
-		{"A106 interim answers drip", code503A, 1, false, func(p *peer, _ string) {
+		}}, // A106
+		{"interim answers drip", code503A, 1, false, func(p *peer, _ string) {
 			p.request()
 			for p.send(hint + "\r\n") {
 				time.Sleep(time.Millisecond)
 			}
-		}},
-		{"A106 20 MiB of header in one line", code503A, 1, false, func(p *peer, _ string) {
+		}}, // A106
+		{"20 MiB of header in one line", code503A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send(bare + "X-Header: ")
 			if p.sendBytes(huge) {
 				t.Error("all of it was read")
 			}
-		}},
-		{"A106 20 MiB of header in many lines", code503A, 1, false, func(p *peer, _ string) {
+		}}, // A106
+		{"20 MiB of header in many lines", code503A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send(bare)
 			p.flood("X-Header: " + strings.Repeat("x", 1000) + "\r\n")
-		}},
-		{"A106 an endless status line", code503A, 1, false, func(p *peer, _ string) {
+		}}, // A106
+		{"an endless status line", code503A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send("HTTP/1.1 200 ")
 			p.flood("x")
-		}},
-		{"A96 a redirect, endless", code502A, 1, false, func(p *peer, _ string) {
+		}}, // A106
+		{"a redirect, endless", code502A, 1, false, func(p *peer, _ string) {
 			p.request()
 			p.send("HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\n\r\n")
 			p.flood("x")
-		}},
+		}}, // A96
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
@@ -303,8 +303,8 @@ func TestConnectionFaults(t *testing.T) {
 	}
 }
 
-// An answer that is complete is an answer, whatever form HTTP gives it.
-func TestConnectionForms(t *testing.T) {
+// An answer that is complete is an answer, in every form that HTTP gives it.
+func TestCompleteAnswerCountsInAnyForm(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		want   string
@@ -375,16 +375,18 @@ func TestConnectionForms(t *testing.T) {
 	}
 }
 
-// A server may answer as soon as it has seen the header: each lookup has the
-// answer to its own request all the same.
-func TestN283AnswerBeforeTheBodyIsRead(t *testing.T) {
+// A server may answer as soon as it has seen the header. Each lookup still
+// gets the answer to its own request.
+//
+// Catalogue: N283.
+func TestEarlyAnswerGoesToItsOwnRequest(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		after func(p *peer, rest io.Reader) (more bool)
 	}{
-		{"N283 read then", func(_ *peer, rest io.Reader) bool { _, _ = io.Copy(io.Discard, rest); return true }},
-		{"N283 then closed", func(p *peer, _ io.Reader) bool { _ = p.tcp.CloseWrite(); p.wait(); return false }},
-		{"N283 a while later", func(p *peer, rest io.Reader) bool {
+		{"read then", func(_ *peer, rest io.Reader) bool { _, _ = io.Copy(io.Discard, rest); return true }},
+		{"then closed", func(p *peer, _ io.Reader) bool { _ = p.tcp.CloseWrite(); p.wait(); return false }},
+		{"a while later", func(p *peer, rest io.Reader) bool {
 			time.Sleep(time.Millisecond)
 			_, _ = io.Copy(io.Discard, rest)
 			return true
@@ -427,9 +429,11 @@ func TestN283AnswerBeforeTheBodyIsRead(t *testing.T) {
 	}
 }
 
-// A connection on which the server says more than it was asked is given up, or
-// what it says would answer the next request.
-func TestN283MoreThanOneAnswer(t *testing.T) {
+// The client gives up a connection on which the server says more than it was
+// asked. Otherwise the surplus would answer the next request.
+//
+// Catalogue: N283.
+func TestConnectionWithMoreThanOneAnswerIsGivenUp(t *testing.T) {
 	defer log.SetOutput(log.Writer())
 	log.SetOutput(io.Discard) // net/http complains there
 	good := mint("ES256", claims(nil))
@@ -447,7 +451,7 @@ func TestN283MoreThanOneAnswer(t *testing.T) {
 		{"an interim answer", rawAnswer(200, "application/jwt", good) + "HTTP/1.1 103 Early Hints\r\n\r\n", codeOK},
 		{"length and last chunk", strings.Replace(chunkedHead, "Transfer", "Content-Length: 5\r\nTransfer", 1) + chunkOf(`{"active":false}`) + chunkOf("") + stranger, code401T},
 	} {
-		t.Run("N283 "+tc.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			s := listenTCP(t, func(p *peer) {

@@ -164,7 +164,9 @@ func (p *h2peer) serve(jwt string) {
 	}
 }
 
-func TestH2Works(t *testing.T) {
+// The tests' own HTTP/2 server speaks well enough for lookups to share one
+// connection.
+func TestHTTP2LookupsShareAConnection(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := mint("ES256", claims(nil))
@@ -183,51 +185,52 @@ func TestH2Works(t *testing.T) {
 	}
 }
 
-// What the server says it did not process is asked once more.
-func TestN271H2Retry(t *testing.T) {
+// The client asks once more if the server says that it did not process the
+// request. A fault in the middle of an answer is an outage.
+func TestHTTP2UnprocessedLookupIsRetried(t *testing.T) {
 	goAway := func(p *h2peer, last, code uint32) { p.frame(frameGoAway, 0, 0, uint32s(last, code)) }
 	for _, tc := range []struct {
 		name  string
 		want  string
 		fault func(p *h2peer, stream uint32, good string)
 	}{
-		{"N271 GOAWAY, not processed", codeOK, func(p *h2peer, stream uint32, _ string) { goAway(p, stream-2, 0); p.wait() }},
-		{"N271 GOAWAY, not processed, closed", codeOK, func(p *h2peer, stream uint32, _ string) { goAway(p, stream-2, 0) }},
-		{"N271 GOAWAY, closed", codeOK, func(p *h2peer, stream uint32, _ string) { goAway(p, stream, 0) }},
-		{"N271 GOAWAY with an error", codeOK, func(p *h2peer, stream uint32, _ string) { goAway(p, stream, internalError) }},
-		{"N271 GOAWAY, then the answer", codeOK, func(p *h2peer, stream uint32, good string) {
+		{"GOAWAY, not processed", codeOK, func(p *h2peer, stream uint32, _ string) { goAway(p, stream-2, 0); p.wait() }}, // N271
+		{"GOAWAY, not processed, closed", codeOK, func(p *h2peer, stream uint32, _ string) { goAway(p, stream-2, 0) }},   // N271
+		{"GOAWAY, closed", codeOK, func(p *h2peer, stream uint32, _ string) { goAway(p, stream, 0) }},                    // N271
+		{"GOAWAY with an error", codeOK, func(p *h2peer, stream uint32, _ string) { goAway(p, stream, internalError) }},  // N271
+		{"GOAWAY, then the answer", codeOK, func(p *h2peer, stream uint32, good string) {
 			goAway(p, stream, 0)
 			p.answer(stream, good)
 			p.wait()
-		}},
-		{"N271 REFUSED_STREAM", codeOK, func(p *h2peer, stream uint32, good string) {
+		}}, // N271
+		{"REFUSED_STREAM", codeOK, func(p *h2peer, stream uint32, good string) {
 			p.frame(frameReset, 0, stream, uint32s(refusedStream))
 			p.serve(good)
-		}},
-		{"N271 REFUSED_STREAM, closed", codeOK, func(p *h2peer, stream uint32, _ string) {
+		}}, // N271
+		{"REFUSED_STREAM, closed", codeOK, func(p *h2peer, stream uint32, _ string) {
 			p.frame(frameReset, 0, stream, uint32s(refusedStream))
-		}},
+		}}, // N271
 		{"reset before an answer", codeOK, func(p *h2peer, stream uint32, good string) {
 			p.frame(frameReset, 0, stream, uint32s(internalError))
 			p.serve(good)
 		}},
 		{"closed before an answer", codeOK, func(*h2peer, uint32, string) {}},
 		{"TCP reset before an answer", codeOK, func(p *h2peer, _ uint32, _ string) { p.reset() }},
-		{"N269 reset in the middle of the body", code503A, func(p *h2peer, stream uint32, good string) {
+		{"reset in the middle of the body", code503A, func(p *h2peer, stream uint32, good string) {
 			p.frame(frameHeaders, endHeaders, stream, head200)
 			p.frame(frameData, 0, stream, good[:100])
 			p.frame(frameReset, 0, stream, uint32s(internalError))
 			p.serve(good)
-		}},
-		{"N269 closed in the middle of the body", code503A, func(p *h2peer, stream uint32, good string) {
+		}}, // N269
+		{"closed in the middle of the body", code503A, func(p *h2peer, stream uint32, good string) {
 			p.frame(frameHeaders, endHeaders, stream, head200)
 			p.frame(frameData, 0, stream, good)
-		}},
-		{"N269 short body", code503A, func(p *h2peer, stream uint32, good string) {
+		}}, // N269
+		{"short body", code503A, func(p *h2peer, stream uint32, good string) {
 			p.frame(frameHeaders, endHeaders, stream, head200+literal("content-length", "5000"))
 			p.frame(frameData, endStream, stream, good)
 			p.serve(good)
-		}},
+		}}, // N269
 		{"a body longer than it says", code503A, func(p *h2peer, stream uint32, good string) {
 			p.frame(frameHeaders, endHeaders, stream, head200+literal("content-length", "5"))
 			p.frame(frameData, endStream, stream, good)
@@ -272,8 +275,11 @@ func TestN271H2Retry(t *testing.T) {
 	}
 }
 
-// A server that refuses every stream is asked twice, not until the time is up.
-func TestN271H2RefusesEverything(t *testing.T) {
+// A server that refuses every stream is asked twice, not until the time is
+// up.
+//
+// Catalogue: N271.
+func TestHTTP2RefusalIsRetriedOnce(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		refuse func(p *h2peer, stream uint32)
@@ -283,7 +289,7 @@ func TestN271H2RefusesEverything(t *testing.T) {
 		{"PROTOCOL_ERROR", func(p *h2peer, stream uint32) { p.frame(frameReset, 0, stream, uint32s(1)) }},
 		{"HTTP_1_1_REQUIRED", func(p *h2peer, stream uint32) { p.frame(frameReset, 0, stream, uint32s(http11Wanted)) }},
 	} {
-		t.Run("N271 "+tc.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			var mu sync.Mutex
@@ -316,10 +322,10 @@ func TestN271H2RefusesEverything(t *testing.T) {
 	}
 }
 
-// Whatever a server does to the connection, the lookup ends, by its deadline at
-// the latest. So does the connection, unless the transport cannot finish with
-// it: it waits for the rest of an answer, or for the server to read.
-func TestN273H2Hostile(t *testing.T) {
+// A hostile server cannot hold a lookup beyond its deadline. The connection
+// ends as well, unless the transport cannot finish with it: it waits for the
+// rest of an answer, or for the server to read.
+func TestHTTP2HostileServerHoldsNoLookup(t *testing.T) {
 	const plain = "a header that is sent over and over again, "
 	for _, tc := range []struct {
 		name  string
@@ -327,17 +333,17 @@ func TestN273H2Hostile(t *testing.T) {
 		stays bool // the connection
 		fault func(p *h2peer, good string)
 	}{
-		{"N273 SETTINGS_MAX_FRAME_SIZE 0", false, false, func(p *h2peer, _ string) {
+		{"SETTINGS_MAX_FRAME_SIZE 0", false, false, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, setting(5, 0))
 			p.request()
 			p.wait()
-		}},
-		{"N273 SETTINGS_MAX_FRAME_SIZE 0 later", false, false, func(p *h2peer, _ string) {
+		}}, // N273
+		{"SETTINGS_MAX_FRAME_SIZE 0 later", false, false, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, "")
 			p.request()
 			p.frame(frameSettings, 0, 0, setting(5, 0))
 			p.wait()
-		}},
+		}}, // N273
 		{"SETTINGS_MAX_FRAME_SIZE too large", false, false, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, setting(5, 1<<24))
 			p.wait()
@@ -367,53 +373,53 @@ func TestN273H2Hostile(t *testing.T) {
 			p.send(rawAnswer(200, "application/jwt", good))
 			p.wait()
 		}},
-		{"N273 header flood in one block", false, false, func(p *h2peer, _ string) {
+		{"header flood in one block", false, false, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, "")
 			stream, _, _ := p.request()
 			p.frame(frameHeaders, 0, stream, head200)
 			for p.frame(frameContinuation, 0, stream, strings.Repeat(literal("x-flood", plain), 100)) {
 			}
-		}},
-		{"N273 header flood of empty frames", true, false, func(p *h2peer, _ string) {
+		}}, // N273
+		{"header flood of empty frames", true, false, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, "")
 			stream, _, _ := p.request()
 			p.frame(frameHeaders, 0, stream, head200)
 			p.flood(strings.Repeat(h2frame(frameContinuation, 0, stream, ""), 100))
-		}},
-		{"N273 a header of 10 MiB from a few bytes", false, false, func(p *h2peer, _ string) {
+		}}, // N273
+		{"a header of 10 MiB from a few bytes", false, false, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, "")
 			stream, _, _ := p.request()
 			// Stored once in the table, then named again and again.
 			entry := "\x40" + hpackLength(6) + "x-bomb" + hpackLength(4000) + strings.Repeat("x", 4000)
 			p.frame(frameHeaders, endHeaders|endStream, stream, "\x88"+entry+strings.Repeat("\xbe", 2600))
 			p.wait()
-		}},
-		{"A106 interim answers without end", false, false, func(p *h2peer, _ string) {
+		}}, // N273
+		{"interim answers without end", false, false, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, "")
 			stream, _, _ := p.request()
 			p.flood(h2frame(frameHeaders, endHeaders, stream, head103))
-		}},
-		{"A106 1,000 interim answers", false, false, func(p *h2peer, good string) {
+		}}, // A106
+		{"1,000 interim answers", false, false, func(p *h2peer, good string) {
 			p.frame(frameSettings, 0, 0, "")
 			stream, _, _ := p.request()
 			p.send(strings.Repeat(h2frame(frameHeaders, endHeaders, stream, head103), 1000))
 			p.answer(stream, good)
 			p.wait()
-		}},
-		{"N273 PING flood", true, true, func(p *h2peer, _ string) {
+		}}, // A106
+		{"PING flood", true, true, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, "")
 			p.request()
 			p.flood(h2frame(framePing, 0, 0, "12345678"))
-		}},
-		{"N273 PING flood, acknowledged", true, false, func(p *h2peer, _ string) {
+		}}, // N273
+		{"PING flood, acknowledged", true, false, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, "")
 			p.request()
 			go p.wait()
 			p.flood(h2frame(framePing, 0, 0, "12345678"))
-		}},
-		{"N273 PING flood from the beginning", true, true, func(p *h2peer, _ string) {
+		}}, // N273
+		{"PING flood from the beginning", true, true, func(p *h2peer, _ string) {
 			p.flood(h2frame(frameSettings, 0, 0, "") + h2frame(framePing, 0, 0, "12345678"))
-		}},
+		}}, // N273
 		{"SETTINGS flood", true, true, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, "")
 			p.request()
@@ -444,14 +450,14 @@ func TestN273H2Hostile(t *testing.T) {
 			p.frame(frameHeaders, endHeaders, stream, head200)
 			p.flood(h2frame(frameData, 0, stream, ""))
 		}},
-		{"A91 DATA drips", true, true, func(p *h2peer, _ string) {
+		{"DATA drips", true, true, func(p *h2peer, _ string) {
 			p.frame(frameSettings, 0, 0, "")
 			stream, _, _ := p.request()
 			p.frame(frameHeaders, endHeaders, stream, head200)
 			for p.frame(frameData, 0, stream, "x") {
 				time.Sleep(5 * time.Millisecond)
 			}
-		}},
+		}}, // A91
 		{"all but the end", true, true, func(p *h2peer, good string) {
 			p.frame(frameSettings, 0, 0, "")
 			stream, _, _ := p.request()
@@ -548,15 +554,17 @@ func TestN273H2Hostile(t *testing.T) {
 	}
 }
 
-// A connection on which nothing is answered any more is given up, whether or
-// not its other end still lives.
-func TestN274H2StuckConnection(t *testing.T) {
+// The client gives up a connection on which no lookup is answered any more,
+// even if its other end is alive.
+//
+// Catalogue: N274.
+func TestHTTP2StuckConnectionIsGivenUp(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		stuck func(p *h2peer)
 	}{
-		{"N274 silent", func(p *h2peer) { p.wait() }},
-		{"N274 alive", func(p *h2peer) {
+		{"silent", func(p *h2peer) { p.wait() }},
+		{"alive", func(p *h2peer) {
 			for {
 				if _, _, ok := p.request(); !ok {
 					return
@@ -588,8 +596,8 @@ func TestN274H2StuckConnection(t *testing.T) {
 	}
 }
 
-// The library's own transport gives each lookup a connection of its own, with
-// servers that can do more, too.
+// The library's own transport gives each lookup a connection to itself, also
+// with servers that can do more.
 func TestOwnTransportSpeaksHTTP1(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
@@ -610,7 +618,10 @@ func TestOwnTransportSpeaksHTTP1(t *testing.T) {
 	}
 }
 
-func TestN278H2Concurrency(t *testing.T) {
+// Over HTTP/2, too, lookups at once stay within the cap.
+//
+// Catalogue: N278.
+func TestHTTP2ConcurrentLookupsStayWithinTheCap(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := mint("ES256", claims(nil))

@@ -37,7 +37,11 @@ func blackHole(t *testing.T, address string) net.Addr {
 	}
 }
 
-func TestN267BlackHole(t *testing.T) {
+// The server's host swallows the connection request. The client gives up by
+// the connect limit and does not try again.
+//
+// Catalogue: N267.
+func TestBlackHoleIsGivenUpByTheConnectLimit(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	attempts := 0
@@ -62,8 +66,11 @@ func TestN267BlackHole(t *testing.T) {
 	}
 }
 
-// The second family is tried while the first is still silent.
-func TestN284IPv6Silent(t *testing.T) {
+// The client tries the second address family while the first is still
+// silent.
+//
+// Catalogue: N284.
+func TestSilentIPv6FallsBackToIPv4(t *testing.T) {
 	resolve(t, func(string) ([]string, byte) { return []string{"::1", "127.0.0.1"}, 0 })
 	leaveNothing(t)
 	as := newAS(t)
@@ -76,19 +83,21 @@ func TestN284IPv6Silent(t *testing.T) {
 	}
 }
 
-// The server moves to another address. What is connected to the old one must
-// not keep lookups there, however many such connections there are, and however
-// quietly the old address died.
-func TestN274AddressChanges(t *testing.T) {
+// The server moves to another address. Connections to the old one must not
+// keep lookups there, however many they are and however quietly the old
+// address died.
+//
+// Catalogue: N274.
+func TestAddressChangeIsFollowed(t *testing.T) {
 	const idle = 8
 	for _, tc := range []struct {
 		name string
 		dies func(s *tcpServer, dead *atomic.Bool)
 		lost int // lookups at most
 	}{
-		{"N274 closed", func(s *tcpServer, _ *atomic.Bool) { s.stop() }, 0},
-		{"N274 silent", func(_ *tcpServer, dead *atomic.Bool) { dead.Store(true) }, 3},
-		{"N274 no longer accepting", func(s *tcpServer, dead *atomic.Bool) { dead.Store(true); _ = s.Close() }, 3},
+		{"closed", func(s *tcpServer, _ *atomic.Bool) { s.stop() }, 0},
+		{"silent", func(_ *tcpServer, dead *atomic.Bool) { dead.Store(true) }, 3},
+		{"no longer accepting", func(s *tcpServer, dead *atomic.Bool) { dead.Store(true); _ = s.Close() }, 3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var address atomic.Value

@@ -14,9 +14,12 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-// The slow ones are not answered before all the others are, so that anything
-// that waited for a slow one would wait for ever.
-func TestN279SlowLookupsDelayNobody(t *testing.T) {
+// Slow lookups do not hold up the others. The server answers the slow ones
+// only after all the others, so that waiting for one would be waiting for
+// ever.
+//
+// Catalogue: N279.
+func TestSlowLookupsDelayNoOthers(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := mint("ES256", claims(nil))
@@ -59,9 +62,12 @@ type sharedTransport struct {
 
 func (s *sharedTransport) CloseIdleConnections() { s.closed.Add(1) }
 
-// Lookups that take too long among others that are answered say nothing of the
-// connections of these. When nothing is answered, the idle ones are given up.
-func TestN279SlowLookupsKeepConnections(t *testing.T) {
+// Lookups that take too long do not discredit the idle connections as long
+// as others are answered. When nothing is answered, the client gives the
+// idle ones up.
+//
+// Catalogue: N279.
+func TestSlowLookupsKeepIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		slow := wait(10*time.Second, answerJWT("late"))
@@ -96,9 +102,13 @@ func TestN279SlowLookupsKeepConnections(t *testing.T) {
 	})
 }
 
-// An outage under 1,000 distinct tokens a second. It is in memory, so that a
-// minute is none.
-func TestN280Outage(t *testing.T) {
+// The server is down under 1,000 distinct tokens a second. The breaker
+// refuses them at once, sends one probe at a time, and lets all through soon
+// after the server returns. It all runs in memory, where a minute takes no
+// time.
+//
+// Catalogue: N280.
+func TestOutageIsProbedOneAtATime(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		serve  http.HandlerFunc
@@ -106,9 +116,9 @@ func TestN280Outage(t *testing.T) {
 		lasts  time.Duration
 		probes int64
 	}{
-		{"N280 503", answer(503, "", ""), 0, time.Minute, 60},
-		{"N280 silent", wait(time.Hour, answer(503, "", "")), 2 * time.Second, 15 * time.Second, 5},
-		{"N280 slow", wait(500*time.Millisecond, answer(500, "", "")), 500 * time.Millisecond, 15 * time.Second, 10},
+		{"503", answer(503, "", ""), 0, time.Minute, 60},
+		{"silent", wait(time.Hour, answer(503, "", "")), 2 * time.Second, 15 * time.Second, 5},
+		{"slow", wait(500*time.Millisecond, answer(500, "", "")), 500 * time.Millisecond, 15 * time.Second, 10},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -193,8 +203,10 @@ func TestN280Outage(t *testing.T) {
 	}
 }
 
-// An HTTP answer is never asked for again.
-func TestN281NoAnswerIsRetried(t *testing.T) {
+// The client never asks again for an HTTP answer.
+//
+// Catalogue: N281.
+func TestHTTPAnswerIsNeverRetried(t *testing.T) {
 	for _, tc := range []struct {
 		status int
 		want   int
@@ -207,7 +219,7 @@ func TestN281NoAnswerIsRetried(t *testing.T) {
 		{408, 502},
 		{425, 502},
 	} {
-		t.Run(fmt.Sprintf("N281 %d", tc.status), func(t *testing.T) {
+		t.Run(fmt.Sprintf("status %d", tc.status), func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			as.introspect = answer(tc.status, "", "")
@@ -226,10 +238,12 @@ func TestN281NoAnswerIsRetried(t *testing.T) {
 	}
 }
 
-// A crowd of clients, each with a token of its own, that comes again whenever
-// it is told to: no more of them reach the server than there are places, no
-// more wait than the queue holds, and all are served in the end.
-func TestN282ServerReturnsToACrowd(t *testing.T) {
+// Many clients, each with its own token, come again as often as they are
+// told to. No more of them reach the server than there are places, and soon
+// after it returns all are served.
+//
+// Catalogue: N282.
+func TestCrowdIsServedWhenTheServerReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		good := mint("ES256", claims(map[string]any{"exp": time.Now().Add(time.Hour).Unix()}))
@@ -281,8 +295,11 @@ func TestN282ServerReturnsToACrowd(t *testing.T) {
 	})
 }
 
-// With all places taken and the queue full, the rest is told at once.
-func TestN282QueueIsBounded(t *testing.T) {
+// With all places taken and the queue full, the Middleware refuses the rest
+// at once.
+//
+// Catalogue: N282.
+func TestLookupQueueIsBounded(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := mint("ES256", claims(nil))

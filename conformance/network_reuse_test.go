@@ -14,9 +14,12 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-// A connection that is reused may have been closed by the server meanwhile,
-// and so may all the others that wait in the pool.
-func TestN268ReusedConnectionCloses(t *testing.T) {
+// The server may have closed the reused connection meanwhile, and all the
+// others in the pool with it. The lookup is tried once more, on a new
+// connection.
+//
+// Catalogue: N268.
+func TestClosedIdleConnectionIsRetriedOnce(t *testing.T) {
 	for _, idle := range []int{1, 8} {
 		for _, tc := range []struct {
 			name string
@@ -25,7 +28,7 @@ func TestN268ReusedConnectionCloses(t *testing.T) {
 			{"closed", func(*peer) {}},
 			{"reset", (*peer).reset},
 		} {
-			t.Run(fmt.Sprintf("N268 %d idle, %s", idle, tc.name), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%d idle, %s", idle, tc.name), func(t *testing.T) {
 				leaveNothing(t)
 				as := newAS(t)
 				good := as.secret(mint("ES256", claims(nil)))
@@ -71,8 +74,11 @@ func TestN268ReusedConnectionCloses(t *testing.T) {
 	}
 }
 
-// The server closed its idle connections and says so: nobody need try them.
-func TestN268ServerRestarts(t *testing.T) {
+// The server closes its idle connections in the open and comes back at the
+// same address. No lookup tries one of the old connections.
+//
+// Catalogue: N268.
+func TestServerRestartCostsNoLookup(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := as.secret(mint("ES256", claims(nil)))
@@ -92,8 +98,10 @@ func TestN268ServerRestarts(t *testing.T) {
 	}
 }
 
-// An assertion is good for one attempt.
-func TestN268FreshAssertion(t *testing.T) {
+// A client assertion is good for one attempt: the retry signs its own.
+//
+// Catalogue: N268.
+func TestRetryBringsAFreshAssertion(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := as.secret(mint("ES256", claims(nil)))
@@ -126,8 +134,10 @@ func TestN268FreshAssertion(t *testing.T) {
 	}
 }
 
-// The fetch of a document is tried again as a lookup is.
-func TestN268KeySetConnectionCloses(t *testing.T) {
+// The fetch of a document is tried again in the same way as a lookup.
+//
+// Catalogue: N268.
+func TestKeySetFetchIsRetried(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := as.secret(mint("ES256", claims(nil)))
@@ -162,7 +172,11 @@ func TestN268KeySetConnectionCloses(t *testing.T) {
 	}
 }
 
-func TestN276ConnectionClosedAfterEachAnswer(t *testing.T) {
+// A server that closes the connection after each answer gets a new one each
+// time. Neither connections nor goroutines pile up.
+//
+// Catalogue: N276.
+func TestConnectionClosedAfterEachAnswerLeaksNothing(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := mint("ES256", claims(nil))
@@ -185,9 +199,11 @@ func TestN276ConnectionClosedAfterEachAnswer(t *testing.T) {
 	eventually(t, "no goroutine left of them", func() bool { return runtime.NumGoroutine() <= idle })
 }
 
-// Bodies that are not read to their end cost a connection each, so they are
-// read, those of errors too.
-func TestN277SequentialLookupsShareConnections(t *testing.T) {
+// A body that is not read to its end costs its connection. The client
+// therefore reads them all, those of errors too.
+//
+// Catalogue: N277.
+func TestSequentialLookupsShareConnections(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := mint("ES256", claims(nil))
@@ -242,7 +258,11 @@ func TestN277SequentialLookupsShareConnections(t *testing.T) {
 	}
 }
 
-func TestN278ConcurrentLookups(t *testing.T) {
+// Lookups at once open no more connections than the cap, and all of them are
+// answered.
+//
+// Catalogue: N278.
+func TestConcurrentLookupsStayWithinTheCap(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := mint("ES256", claims(nil))
@@ -264,7 +284,8 @@ func TestN278ConcurrentLookups(t *testing.T) {
 	}
 }
 
-// Places and connections come back from lookups that nobody could finish.
+// Lookups that the server never answers give their places and their
+// connections back.
 func TestAbandonedConnectionsFreeTheirPlaces(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)

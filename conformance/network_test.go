@@ -21,7 +21,11 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-func TestN264ClosedPort(t *testing.T) {
+// A closed port is an outage, and the client learns it at once: no time
+// limit has to pass.
+//
+// Catalogue: N264.
+func TestClosedPortIsUnavailable(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	m := as.networked("http://"+unusedPort(t), phantom.WithTimeout(time.Minute))
@@ -106,13 +110,15 @@ func dnsReply(query []byte, answer func(string) ([]string, byte)) []byte {
 	return append(reply, records...)
 }
 
-func TestN265NameResolution(t *testing.T) {
+// A name that does not resolve is an outage. The lookup ends by its deadline
+// even if the name server is silent.
+func TestUnresolvedNameIsUnavailable(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		code byte
 	}{
-		{"N265 NXDOMAIN", 3},
-		{"N265 no answer in time", 255},
+		{"NXDOMAIN", 3},            // N265
+		{"no answer in time", 255}, // N265
 		{"SERVFAIL", 2},
 		{"REFUSED", 5},
 		{"a name without an address", 0},
@@ -135,9 +141,11 @@ func TestN265NameResolution(t *testing.T) {
 	}
 }
 
-// A host that resolves to an IPv6 address where nobody listens and to a live
-// IPv4 one.
-func TestN284IPv6Refused(t *testing.T) {
+// The server's name has an IPv6 address that refuses connections and an IPv4
+// address that is live. The lookup reaches the live one.
+//
+// Catalogue: N284.
+func TestRefusedIPv6FallsBackToIPv4(t *testing.T) {
 	resolve(t, func(string) ([]string, byte) { return []string{"::1", "127.0.0.1"}, 0 })
 	leaveNothing(t)
 	as := newAS(t)
@@ -149,8 +157,9 @@ func TestN284IPv6Refused(t *testing.T) {
 	}
 }
 
-// The environment's proxy would read every token. net/http reads the
-// environment once, so a process of its own has to look.
+// The environment's proxy would read every token, so the transport does not
+// use it. net/http reads the environment once; the test therefore runs
+// itself in a process of its own.
 func TestNoProxyFromEnvironment(t *testing.T) {
 	const inner = "PHANTOM_TEST_PROXY"
 	leaveNothing(t)
@@ -187,7 +196,11 @@ func TestNoProxyFromEnvironment(t *testing.T) {
 	}
 }
 
-func TestA107Cookies(t *testing.T) {
+// The Middleware neither keeps nor sends cookies, not even with a client
+// that has a jar.
+//
+// Catalogue: A107.
+func TestCookiesAreNotKept(t *testing.T) {
 	jar := must(cookiejar.New(nil))
 	for _, tc := range []struct {
 		name    string
@@ -196,7 +209,7 @@ func TestA107Cookies(t *testing.T) {
 		{"own transport", nil},
 		{"client with a jar", []phantom.Option{phantom.WithHTTPClient(&http.Client{Jar: jar, Timeout: time.Nanosecond})}},
 	} {
-		t.Run("A107 "+tc.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
 			good := mint("ES256", claims(nil))
@@ -221,8 +234,11 @@ func TestA107Cookies(t *testing.T) {
 	}
 }
 
-// A redirect would carry the token, and the client's credentials, elsewhere.
-func TestA96RedirectOverTheNetwork(t *testing.T) {
+// The Middleware follows no redirect: it would carry the token and the
+// client's credentials elsewhere.
+//
+// Catalogue: A96.
+func TestRedirectIsNotFollowedOverTheNetwork(t *testing.T) {
 	leaveNothing(t)
 	elsewhere := listenTCP(t, func(p *peer) { p.wait() })
 	for _, status := range []int{301, 302, 303, 307, 308} {

@@ -87,7 +87,11 @@ func trusting(ca *certificateAuthority) *http.Client {
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}}
 }
 
-func TestN266TrustedServer(t *testing.T) {
+// The client asks a server with a good certificate, over the TLS version
+// that the server has, and on one connection.
+//
+// Catalogue: N266.
+func TestTrustedTLSServerIsAsked(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		change func(*tls.Config)
@@ -119,9 +123,11 @@ func TestN266TrustedServer(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with the server's TLS, it gets no token: not by another
-// version, not in plain text, and not by trying again.
-func TestN266UntrustedServer(t *testing.T) {
+// A server with faulty TLS gets no token: not by another version, not in
+// plain text, and not on a second try.
+//
+// Catalogue: N266.
+func TestUntrustedTLSServerGetsNoToken(t *testing.T) {
 	otherCA := newCA("another root")
 	for _, tc := range []struct {
 		name        string
@@ -130,22 +136,22 @@ func TestN266UntrustedServer(t *testing.T) {
 		connections int64
 		fault       string
 	}{
-		{"N266 expired", serverTLS(testCA.issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })), nil, 1, ": certificate expired or not yet valid"},
-		{"N266 not yet valid", serverTLS(testCA.issue(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) })), nil, 1, ": certificate expired or not yet valid"},
-		{"N266 wrong host", serverTLS(testCA.issue(func(c *x509.Certificate) {
+		{"expired", serverTLS(testCA.issue(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })), nil, 1, ": certificate expired or not yet valid"},
+		{"not yet valid", serverTLS(testCA.issue(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) })), nil, 1, ": certificate expired or not yet valid"},
+		{"wrong host", serverTLS(testCA.issue(func(c *x509.Certificate) {
 			c.IPAddresses, c.DNSNames = nil, []string{"other.example.test\nlevel=INFO msg=forged"}
 		})), nil, 1, ": certificate for another host"},
-		{"N266 another address", serverTLS(testCA.issue(func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 2)} })), nil, 1, ": certificate for another host"},
-		{"N266 the host in the common name only", serverTLS(testCA.issue(func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, nil })), nil, 1, ": certificate for another host"},
-		{"N266 self-signed", serverTLS(selfSigned()), nil, 1, ": certificate of an unknown authority"},
-		{"N266 unknown authority", serverTLS(otherCA.issue(nil)), nil, 1, ": certificate of an unknown authority"},
-		{"N266 for clients only", serverTLS(testCA.issue(func(c *x509.Certificate) {
+		{"another address", serverTLS(testCA.issue(func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 2)} })), nil, 1, ": certificate for another host"},
+		{"the host in the common name only", serverTLS(testCA.issue(func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, nil })), nil, 1, ": certificate for another host"},
+		{"self-signed", serverTLS(selfSigned()), nil, 1, ": certificate of an unknown authority"},
+		{"unknown authority", serverTLS(otherCA.issue(nil)), nil, 1, ": certificate of an unknown authority"},
+		{"for clients only", serverTLS(testCA.issue(func(c *x509.Certificate) {
 			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 		})), nil, 1, ": certificate not valid"},
-		{"N266 TLS 1.1 only", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }, 2, ""},
-		{"N266 TLS 1.0 only", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS10 }, 2, ""},
-		{"N266 demands a certificate", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, 2, ""},
-		{"N266 demands a certificate, TLS 1.2", serverTLS(testCA.issue(nil)), func(c *tls.Config) {
+		{"TLS 1.1 only", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }, 2, ""},
+		{"TLS 1.0 only", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS10 }, 2, ""},
+		{"demands a certificate", serverTLS(testCA.issue(nil)), func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, 2, ""},
+		{"demands a certificate, TLS 1.2", serverTLS(testCA.issue(nil)), func(c *tls.Config) {
 			c.ClientAuth, c.MaxVersion = tls.RequireAnyClientCert, tls.VersionTLS12
 		}, 2, ""},
 	} {
@@ -194,8 +200,10 @@ func quoted(text string) string {
 	return text
 }
 
-// A private authority is trusted by the transport that was told so, alone.
-func TestN266PrivateAuthority(t *testing.T) {
+// Only a transport that was told of a private authority trusts it.
+//
+// Catalogue: N266.
+func TestPrivateAuthorityIsTrustedByItsTransportAlone(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	private := newCA("a private root")
@@ -211,8 +219,11 @@ func TestN266PrivateAuthority(t *testing.T) {
 	}
 }
 
-// The keys are worth as much as the channel that they come through.
-func TestN266UntrustedKeySet(t *testing.T) {
+// Keys are worth as much as the channel that they come through. The client
+// fetches none from a server with a faulty certificate.
+//
+// Catalogue: N266.
+func TestUntrustedKeySetIsNotFetched(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := mint("ES256", claims(nil))
@@ -238,8 +249,11 @@ func TestN266UntrustedKeySet(t *testing.T) {
 	}
 }
 
-// A client certificate is the transport's.
-func TestN266ClientCertificate(t *testing.T) {
+// The caller's transport presents the client certificate. The request then
+// carries the client's name and no other credential.
+//
+// Catalogue: N266.
+func TestClientCertificateAuthenticates(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := mint("ES256", claims(nil))
@@ -266,7 +280,9 @@ func TestN266ClientCertificate(t *testing.T) {
 	}
 }
 
-func TestTLSFaults(t *testing.T) {
+// A fault in the handshake or in the records costs one lookup, and the next
+// one is served.
+func TestTLSFaultsLeaveNothingBehind(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		want  string
@@ -294,12 +310,12 @@ func TestTLSFaults(t *testing.T) {
 			_, _ = p.tcp.Read(make([]byte, 1))
 			_, _ = p.tcp.Write([]byte("\x15\x03\x03\x00\x02\x02\x28"))
 		}},
-		{"N270 cut inside a TLS record", code503A, false, func(p *peer, good string) {
+		{"cut inside a TLS record", code503A, false, func(p *peer, good string) {
 			p.request()
 			p.send("HTTP/1.1 200 OK\r\nContent-Type: application/jwt\r\n\r\n" + good)
 			_, _ = p.tcp.Write([]byte("\x17\x03\x03\x01\x00cut"))
 			_ = p.tcp.Close()
-		}},
+		}}, // N270
 		{"to the end of the connection", codeOK, false, func(p *peer, good string) {
 			p.request()
 			p.send("HTTP/1.1 200 OK\r\nContent-Type: application/jwt\r\n\r\n" + good)

@@ -39,7 +39,9 @@ func crowdOf(t *testing.T, m *phantom.Middleware, n int) (verified, unavailable 
 	return verified, unavailable
 }
 
-func TestMaxInFlight(t *testing.T) {
+// No more lookups run at once than there are places. The rest wait in line,
+// up to its length and up to the time limit.
+func TestMaxInFlightBoundsLookups(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		extra []phantom.Option
@@ -48,12 +50,12 @@ func TestMaxInFlight(t *testing.T) {
 		ok    int
 		took  time.Duration
 	}{
-		{"C205 the default", nil, 500, 64, 500, 800 * time.Millisecond},
-		{"C205 fewer than there are places", nil, 50, 50, 50, 100 * time.Millisecond},
-		{"C205 three", []phantom.Option{phantom.WithMaxInFlight(3)}, 30, 3, 30, time.Second},
-		{"N282 more than may wait", []phantom.Option{phantom.WithMaxInFlight(1), phantom.WithTimeout(time.Minute)}, 40, 1, 33, 3300 * time.Millisecond},
-		{"N282 more than may wait, of the default", []phantom.Option{phantom.WithTimeout(time.Minute)}, 3000, 64, 64 + 64*32, 3300 * time.Millisecond},
-		{"N282 longer than they may wait", []phantom.Option{phantom.WithMaxInFlight(1), phantom.WithTimeout(1050 * time.Millisecond)}, 33, 1, 9, 900 * time.Millisecond},
+		{"the default", nil, 500, 64, 500, 800 * time.Millisecond},                                                                                                  // C205
+		{"fewer than there are places", nil, 50, 50, 50, 100 * time.Millisecond},                                                                                    // C205
+		{"three", []phantom.Option{phantom.WithMaxInFlight(3)}, 30, 3, 30, time.Second},                                                                             // C205
+		{"more than may wait", []phantom.Option{phantom.WithMaxInFlight(1), phantom.WithTimeout(time.Minute)}, 40, 1, 33, 3300 * time.Millisecond},                  // N282
+		{"more than may wait, of the default", []phantom.Option{phantom.WithTimeout(time.Minute)}, 3000, 64, 64 + 64*32, 3300 * time.Millisecond},                   // N282
+		{"longer than they may wait", []phantom.Option{phantom.WithMaxInFlight(1), phantom.WithTimeout(1050 * time.Millisecond)}, 33, 1, 9, 900 * time.Millisecond}, // N282
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -80,7 +82,10 @@ func TestMaxInFlight(t *testing.T) {
 	}
 }
 
-// Those beyond the queue are refused at once, not when the others are done.
+// Requests beyond the queue are refused at once, not when the others are
+// done.
+//
+// Catalogue: N282.
 func TestQueueOverflowsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
@@ -91,31 +96,33 @@ func TestQueueOverflowsAtOnce(t *testing.T) {
 		synctest.Wait()
 		start := time.Now()
 		if got := retryAfterOf(t, as, m, "one-too-many"); got != "1" || time.Since(start) != 0 {
-			t.Errorf("N282 Retry-After %s after %v", got, time.Since(start))
+			t.Errorf("Retry-After %s after %v", got, time.Since(start))
 		}
 		// The same token as one that is looked up needs no place of its own.
 		go as.try(m, "fresh-token-1")
 		if verified := <-done; verified != 33 {
-			t.Errorf("N282 %d verified", verified)
+			t.Errorf("%d verified", verified)
 		}
 	})
 }
 
-// When the server fails, those who wait for a place are not sent after it: no
-// more than took the places of the first nine outages.
-func TestQueueOfAnOutage(t *testing.T) {
+// When the server fails, those who wait for a place are not sent after it.
+// It sees no more lookups than took the places of the first nine outages.
+//
+// Catalogue: N282.
+func TestQueueIsNotSentAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		as.introspect = wait(time.Second, reply(500, ""))
 		m := as.middleware(phantom.WithMaxInFlight(10))
 		if _, unavailable := crowdOf(t, m, 330); unavailable != 330 || as.calls.Load() > 10+9 {
-			t.Errorf("N282 %d refused, asked %d times", unavailable, as.calls.Load())
+			t.Errorf("%d refused, asked %d times", unavailable, as.calls.Load())
 		}
 	})
 }
 
 // A hook that panics or ends its goroutine gives its place back.
-func TestPlacesAreGivenBack(t *testing.T) {
+func TestHookThatFailsGivesItsPlaceBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		var fail atomic.Value // nothing else orders a lookup that ends its goroutine
@@ -142,6 +149,7 @@ func TestPlacesAreGivenBack(t *testing.T) {
 	})
 }
 
+// New refuses a number of places that is not positive.
 func TestMaxInFlightMustBePositive(t *testing.T) {
 	for _, n := range []int{0, -1} {
 		_, err := phantom.New(newAS(t).options(phantom.WithMaxInFlight(n))...)
@@ -167,10 +175,12 @@ func slowServer(latency time.Duration) *oracle {
 	}}
 }
 
-// TestL286KnownTokensGoFirst: more junk than the server can take, and users who
-// were there before. The junk waits and is turned away; they are served, also
-// those whose entries end unrefreshed or whose keys leave.
-func TestL286KnownTokensGoFirst(t *testing.T) {
+// More junk arrives than the server can take, and users who were there
+// before. The junk waits and is turned away. The users are served, also
+// those whose entries end without a refresh.
+//
+// Catalogue: L286.
+func TestKnownTokensGoFirst(t *testing.T) {
 	latencies, lasts := []time.Duration{10 * time.Millisecond, 50 * time.Millisecond}, 130*time.Second
 	if scale > 1 {
 		latencies, lasts = latencies[1:], 65*time.Second
@@ -222,9 +232,9 @@ func TestL286KnownTokensGoFirst(t *testing.T) {
 	}
 }
 
-// A crowd that is larger than a healthy server can take is no outage: the
-// server is kept busy, nothing is sent that cannot be answered in time, and
-// nobody is told of an open breaker.
+// A crowd larger than a healthy server can take is no outage. The server is
+// kept busy, nothing is sent that cannot be answered in time, and no request
+// meets an open breaker.
 func TestOverloadIsNoOutage(t *testing.T) {
 	for _, tc := range []struct {
 		latency time.Duration
@@ -261,9 +271,9 @@ func TestOverloadIsNoOutage(t *testing.T) {
 	}
 }
 
-// TestKnownTokensOfASlowServer: they go first also when an answer takes a good
-// part of the time that a lookup may take.
-func TestKnownTokensOfASlowServer(t *testing.T) {
+// Known tokens go first also when an answer takes a good part of the time
+// limit.
+func TestKnownTokensGoFirstAtASlowServer(t *testing.T) {
 	for _, latency := range []time.Duration{300 * time.Millisecond, 900 * time.Millisecond} {
 		t.Run(fmt.Sprint(latency), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -320,10 +330,10 @@ func TestUnknownTokensAreNotStarved(t *testing.T) {
 	})
 }
 
-// One answer that takes more than half of the time limit says nothing of the
-// lookups after it. It is on the machine's clock, where nothing takes no time
-// at all, as it does in a bubble.
-func TestOneSlowAnswer(t *testing.T) {
+// One answer that takes more than half of the time limit does not count
+// against the lookups after it. The test runs on the machine's clock: in a
+// bubble, work takes no time at all.
+func TestOneSlowAnswerIsNoOverload(t *testing.T) {
 	var slow atomic.Bool
 	o := &oracle{ask: func(ctx context.Context, _ string) (*phantom.Introspection, error) {
 		if slow.Load() {

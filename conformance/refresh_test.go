@@ -26,9 +26,11 @@ func watch(as *fakeAS, m *phantom.Middleware, d, step time.Duration) []string {
 	return seen
 }
 
-// TestC229HotTokenUpToItsExpiry: a token whose exp no lookup moves is not looked
-// up more and more often as it comes nearer.
-func TestC229HotTokenUpToItsExpiry(t *testing.T) {
+// No lookup moves the exp of this token. The server is not asked more and
+// more often as it comes nearer.
+//
+// Catalogue: C229.
+func TestCacheAsksLittleAsAHotTokenExpires(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		extra []phantom.Option
@@ -67,9 +69,11 @@ func TestC229HotTokenUpToItsExpiry(t *testing.T) {
 	}
 }
 
-// A token in use by many is asked about once each time it grows old, and nobody
-// waits for it.
-func TestRefreshAheadOfAHotToken(t *testing.T) {
+// A token in use by many is looked up once each time it grows old, and no
+// request waits for that.
+//
+// Catalogue: C229.
+func TestRefreshAheadOfAHotTokenDelaysNoRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		as.introspect = func(w http.ResponseWriter, r *http.Request) {
@@ -101,7 +105,7 @@ func TestRefreshAheadOfAHotToken(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		if got := as.calls.Load(); got != 2 {
-			t.Errorf("C229 asked %d times across the first end", got)
+			t.Errorf("asked %d times across the first end", got)
 		}
 		for range 2400 {
 			burst(1)
@@ -109,17 +113,20 @@ func TestRefreshAheadOfAHotToken(t *testing.T) {
 		}
 		// 300 s in rounds of up to 48 s.
 		if got := as.calls.Load(); got < 7 || got > 8 {
-			t.Errorf("C229 asked %d times in 300 s", got)
+			t.Errorf("asked %d times in 300 s", got)
 		}
 		if slowest.Load() != 0 {
-			t.Errorf("C229 a request took %v", time.Duration(slowest.Load()))
+			t.Errorf("a request took %v", time.Duration(slowest.Load()))
 		}
 		time.Sleep(time.Second)
 	})
 }
 
-// Without a refresh ahead all wait for the one lookup at the end of its life.
-func TestNoRefreshAhead(t *testing.T) {
+// Without a refresh ahead, all requests at the end of an entry's life wait
+// for one lookup.
+//
+// Catalogue: C229.
+func TestWithoutRefreshAheadAllWaitForOneLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		as.introspect = func(w http.ResponseWriter, r *http.Request) {
@@ -131,29 +138,33 @@ func TestNoRefreshAhead(t *testing.T) {
 				go func() {
 					start := time.Now()
 					if _, err := m.Verify(t.Context(), "tok"); err != nil || time.Since(start) > 100*time.Millisecond {
-						t.Errorf("C229 %v after %v", err, time.Since(start))
+						t.Errorf("%v after %v", err, time.Since(start))
 					}
 				}()
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
 		if got := as.calls.Load(); got != 2 {
-			t.Errorf("C229 asked %d times across one end", got)
+			t.Errorf("asked %d times across one end", got)
 		}
 	})
 }
 
-func TestRefreshAheadFails(t *testing.T) {
+// A refresh that fails leaves the entry as it is. It serves to its end,
+// never past exp, and then the failure shows.
+//
+// Catalogue: C230.
+func TestFailedRefreshLeavesTheEntryToItsEnd(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		answer http.HandlerFunc
 		after  string // what follows when the entry has ended
 	}{
-		{"C230 outage", reply(500, ""), code503A},
-		{"C230 no answer", wait(time.Hour, nil), code503A},
-		{"C230 unusable", reply(200, "<html>", "Content-Type: text/html"), code502A},
-		{"C230 refused client", reply(401, ""), code502A},
-		{"C230 panic", func(http.ResponseWriter, *http.Request) { panic("x") }, code500I},
+		{"outage", reply(500, ""), code503A},
+		{"no answer", wait(time.Hour, nil), code503A},
+		{"unusable", reply(200, "<html>", "Content-Type: text/html"), code502A},
+		{"refused client", reply(401, ""), code502A},
+		{"panic", func(http.ResponseWriter, *http.Request) { panic("x") }, code500I},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -183,7 +194,7 @@ func TestRefreshAheadFails(t *testing.T) {
 			})
 		})
 	}
-	t.Run("C230 never past exp", func(t *testing.T) {
+	t.Run("never past exp", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			as := newAS(t)
 			as.introspect = answerJWT(mint("ES256", claims(map[string]any{"exp": time.Now().Unix() + 30})))
@@ -203,18 +214,20 @@ func TestRefreshAheadFails(t *testing.T) {
 	})
 }
 
-// A verdict that comes by a refresh counts at once.
-func TestRefreshAheadBringsAVerdict(t *testing.T) {
+// The verdict that a refresh brings counts at once.
+//
+// Catalogue: C230.
+func TestRefreshVerdictCountsAtOnce(t *testing.T) {
 	other := func() string { return mint("ES256", claims(map[string]any{"iss": "https://other.test"})) }
 	for _, tc := range []struct {
 		name   string
 		answer func() http.HandlerFunc
 		want   string
 	}{
-		{"C230 revoked", func() http.HandlerFunc { return reply(204, "") }, code401T},
-		{"C230 bad JWT", func() http.HandlerFunc { return answerJWT(other()) }, code401T},
-		{"C230 another JWT", func() http.HandlerFunc { return answerJWT(mint("ES256", claims(map[string]any{"jti": "id-2"}))) }, codeOK},
-		{"C230 no longer to be kept", func() http.HandlerFunc {
+		{"revoked", func() http.HandlerFunc { return reply(204, "") }, code401T},
+		{"bad JWT", func() http.HandlerFunc { return answerJWT(other()) }, code401T},
+		{"another JWT", func() http.HandlerFunc { return answerJWT(mint("ES256", claims(map[string]any{"jti": "id-2"}))) }, codeOK},
+		{"no longer to be kept", func() http.HandlerFunc {
 			return reply(200, mint("ES256", claims(map[string]any{"jti": "id-2"})), asJWT, "Cache-Control: max-age=0")
 		}, codeOK},
 	} {
@@ -243,7 +256,9 @@ func TestRefreshAheadBringsAVerdict(t *testing.T) {
 	}
 }
 
-// A lookup that hangs keeps nobody from a good entry.
+// A refresh that hangs keeps no request from a good entry.
+//
+// Catalogue: C230.
 func TestRefreshAheadDoesNotBlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
@@ -261,27 +276,29 @@ func TestRefreshAheadDoesNotBlock(t *testing.T) {
 		}
 		synctest.Wait()
 		if took := time.Since(start); took != 0 || as.calls.Load() != 2 {
-			t.Errorf("C230 %v for 100 requests, asked %d times", took, as.calls.Load())
+			t.Errorf("%v for 100 requests, asked %d times", took, as.calls.Load())
 		}
 		// Not even if its client gives up: the refresh is nobody's.
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := m.Verify(ctx, "tok"); err != nil {
-			t.Errorf("C230 %v", err)
+			t.Errorf("%v", err)
 		}
 		time.Sleep(5 * time.Second)
 	})
 }
 
-// Ten thousand tokens that were first seen within a second do not all come to
-// the server within one second again.
-func TestJitter(t *testing.T) {
+// Ten thousand tokens are first seen within one second. They do not all
+// return to the server within one second again.
+//
+// Catalogue: C232.
+func TestJitterSpreadsLookups(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		extra []phantom.Option
 	}{
-		{"C232 at the end of their lives", []phantom.Option{phantom.WithRefreshAhead(0)}},
-		{"C232 refreshed ahead", nil},
+		{"at the end of their lives", []phantom.Option{phantom.WithRefreshAhead(0)}},
+		{"refreshed ahead", nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -8,7 +8,9 @@ import (
 	"time"
 )
 
-func TestRetryAfter(t *testing.T) {
+// The Middleware waits for as long as the server asks, within bounds, and
+// tells its own clients the same. What it cannot read it ignores.
+func TestRetryAfterIsObeyedWithinBounds(t *testing.T) {
 	const unasked = -1
 	synctest.Test(t, func(t *testing.T) {
 		is := func(value string) func() string { return func() string { return value } }
@@ -22,28 +24,28 @@ func TestRetryAfter(t *testing.T) {
 				sent  string
 				pause time.Duration // without a lookup; unasked: none
 			}{
-				{"A101 seconds", is("7"), "7", 7 * time.Second},
-				{"A101 space around", is("\t7 "), "7", 7 * time.Second},
-				{"A102 zero", is("0"), "1", time.Second},
-				{"A102 one", is("1"), "1", time.Second},
-				{"A102 thirty", is("30"), "30", 30 * time.Second},
-				{"A102 an hour", is("3600"), "30", 30 * time.Second},
-				{"A102 beyond int64", is("99999999999999999999999"), "30", 30 * time.Second},
-				{"A102 beyond int32", is("99999999999999"), "30", 30 * time.Second},
-				{"A102 date", in(7*time.Second, http.TimeFormat), "7", 7 * time.Second},
-				{"A102 date of RFC 850", in(7*time.Second, "Monday, 02-Jan-06 15:04:05 GMT"), "7", 7 * time.Second},
-				{"A102 date of C", in(7*time.Second, time.ANSIC), "7", 7 * time.Second},
-				{"A102 date in an hour", in(time.Hour, http.TimeFormat), "30", 30 * time.Second},
-				{"A102 date past", in(-time.Hour, http.TimeFormat), "1", time.Second},
-				{"A102 date long past", is("Mon, 01 Jan 0001 00:00:00 GMT"), "1", time.Second},
-				{"A102 date far off", is("Fri, 31 Dec 9999 23:59:59 GMT"), "30", 30 * time.Second},
-				{"A102 negative", is("-1"), "1", unasked},
-				{"A102 signed", is("+7"), "1", unasked},
-				{"A102 fraction", is("7.5"), "1", unasked},
-				{"A102 word", is("abc"), "1", unasked},
-				{"A102 empty", is(""), "1", unasked},
-				{"A102 list", is("7, 8"), "1", unasked},
-				{"A102 other digits", is("٧"), "1", unasked},
+				{"seconds", is("7"), "7", 7 * time.Second},                                                     // A101
+				{"space around", is("\t7 "), "7", 7 * time.Second},                                             // A101
+				{"zero", is("0"), "1", time.Second},                                                            // A102
+				{"one", is("1"), "1", time.Second},                                                             // A102
+				{"thirty", is("30"), "30", 30 * time.Second},                                                   // A102
+				{"an hour", is("3600"), "30", 30 * time.Second},                                                // A102
+				{"beyond int64", is("99999999999999999999999"), "30", 30 * time.Second},                        // A102
+				{"beyond int32", is("99999999999999"), "30", 30 * time.Second},                                 // A102
+				{"date", in(7*time.Second, http.TimeFormat), "7", 7 * time.Second},                             // A102
+				{"date of RFC 850", in(7*time.Second, "Monday, 02-Jan-06 15:04:05 GMT"), "7", 7 * time.Second}, // A102
+				{"date of C", in(7*time.Second, time.ANSIC), "7", 7 * time.Second},                             // A102
+				{"date in an hour", in(time.Hour, http.TimeFormat), "30", 30 * time.Second},                    // A102
+				{"date past", in(-time.Hour, http.TimeFormat), "1", time.Second},                               // A102
+				{"date long past", is("Mon, 01 Jan 0001 00:00:00 GMT"), "1", time.Second},                      // A102
+				{"date far off", is("Fri, 31 Dec 9999 23:59:59 GMT"), "30", 30 * time.Second},                  // A102
+				{"negative", is("-1"), "1", unasked},                                                           // A102
+				{"signed", is("+7"), "1", unasked},                                                             // A102
+				{"fraction", is("7.5"), "1", unasked},                                                          // A102
+				{"word", is("abc"), "1", unasked},                                                              // A102
+				{"empty", is(""), "1", unasked},                                                                // A102
+				{"list", is("7, 8"), "1", unasked},                                                             // A102
+				{"other digits", is("٧"), "1", unasked},                                                        // A102
 			} {
 				name := fmt.Sprintf("%s, status %d", tc.name, status)
 				as := newAS(t)
@@ -86,7 +88,9 @@ func TestRetryAfter(t *testing.T) {
 	})
 }
 
-// What is left of the wait is told to those who come meanwhile.
+// Clients that come during the wait are told what is left of it.
+//
+// Catalogue: A101.
 func TestRetryAfterCountsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
@@ -95,26 +99,29 @@ func TestRetryAfterCountsDown(t *testing.T) {
 		as.introspect = reply(429, "", "Retry-After: 7")
 		for left := 7; left >= 1; left-- {
 			if got := retryAfterOf(t, as, m, token()); got != fmt.Sprint(left) {
-				t.Errorf("A101 Retry-After %s, want %d", got, left)
+				t.Errorf("Retry-After %s, want %d", got, left)
 			}
 			if got := as.calls.Load(); got != 1 {
-				t.Errorf("A101 asked %d times", got)
+				t.Errorf("asked %d times", got)
 			}
 			time.Sleep(time.Second)
 		}
 		// The probe is told to wait again.
 		if got := retryAfterOf(t, as, m, token()); got != "7" || as.calls.Load() != 2 {
-			t.Errorf("A101 Retry-After %s of the probe, asked %d times", got, as.calls.Load())
+			t.Errorf("Retry-After %s of the probe, asked %d times", got, as.calls.Load())
 		}
 		if got := retryAfterOf(t, as, m, token()); got != "7" || as.calls.Load() != 2 {
-			t.Errorf("A101 Retry-After %s behind the probe, asked %d times", got, as.calls.Load())
+			t.Errorf("Retry-After %s behind the probe, asked %d times", got, as.calls.Load())
 		}
 	})
 }
 
-// Lookups that were under way when the server asked to wait change nothing
-// about it, whether they succeed, fail or are told a shorter wait.
-func TestLateAnswersDoNotHurry(t *testing.T) {
+// Lookups that were under way when the server asked to wait do not shorten
+// the wait. It does not matter whether they succeed, fail or are told a
+// shorter one.
+//
+// Catalogue: A101.
+func TestLateAnswersDoNotShortenRetryAfter(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		late http.HandlerFunc
@@ -124,7 +131,7 @@ func TestLateAnswersDoNotHurry(t *testing.T) {
 		{"outage", reply(500, "")},
 		{"a shorter wait", reply(429, "", "Retry-After: 1")},
 	} {
-		t.Run("A101 "+tc.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				m := as.middleware()
@@ -152,8 +159,11 @@ func TestLateAnswersDoNotHurry(t *testing.T) {
 	}
 }
 
-// A longer wait that the server asked for outlasts what a probe finds out.
-func TestA101LateRetryAfter(t *testing.T) {
+// The server asks for a longer wait while a probe is under way. The wait
+// stands, no matter what the probe finds out.
+//
+// Catalogue: A101.
+func TestLateRetryAfterOutlastsTheProbe(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		probe http.HandlerFunc

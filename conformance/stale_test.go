@@ -12,7 +12,12 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-func TestStaleIfError(t *testing.T) {
+// A stale entry bridges an outage up to its limit and up to exp, with a
+// warning in the log. Other failures, and an option left off, bridge
+// nothing.
+//
+// Catalogue: C231.
+func TestStaleIfErrorIsBounded(t *testing.T) {
 	stale := phantom.WithStaleIfError(30 * time.Second)
 	for _, tc := range []struct {
 		name    string
@@ -24,14 +29,14 @@ func TestStaleIfError(t *testing.T) {
 		refused time.Duration // from then on
 		want    string        // then
 	}{
-		{"C231 bounded by its limit", 300 * time.Second, 0, reply(500, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},
-		{"C231 bounded by exp", 70 * time.Second, 0, reply(500, ""), []phantom.Option{stale}, 70 * time.Second, 70 * time.Second, code503A},
-		{"C231 bounded by the answer's exp", 300 * time.Second, 70 * time.Second, reply(500, ""), []phantom.Option{stale}, 70 * time.Second, 70 * time.Second, code503A},
-		{"C231 a connection that fails", 300 * time.Second, 0, nil, []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},
-		{"C231 an hour, bounded by exp", 300 * time.Second, 0, reply(429, ""), []phantom.Option{phantom.WithStaleIfError(time.Hour)}, 300 * time.Second, 300 * time.Second, code503A},
-		{"C231 an unusable answer is no outage", 300 * time.Second, 0, reply(404, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},
-		{"C231 off", 300 * time.Second, 0, reply(500, ""), nil, 52 * time.Second, 60 * time.Second, code503A},
-		{"C231 zero", 300 * time.Second, 0, reply(500, ""), []phantom.Option{phantom.WithStaleIfError(0)}, 52 * time.Second, 60 * time.Second, code503A},
+		{"bounded by its limit", 300 * time.Second, 0, reply(500, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},
+		{"bounded by exp", 70 * time.Second, 0, reply(500, ""), []phantom.Option{stale}, 70 * time.Second, 70 * time.Second, code503A},
+		{"bounded by the answer's exp", 300 * time.Second, 70 * time.Second, reply(500, ""), []phantom.Option{stale}, 70 * time.Second, 70 * time.Second, code503A},
+		{"a connection that fails", 300 * time.Second, 0, nil, []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},
+		{"an hour, bounded by exp", 300 * time.Second, 0, reply(429, ""), []phantom.Option{phantom.WithStaleIfError(time.Hour)}, 300 * time.Second, 300 * time.Second, code503A},
+		{"an unusable answer is no outage", 300 * time.Second, 0, reply(404, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},
+		{"off", 300 * time.Second, 0, reply(500, ""), nil, 52 * time.Second, 60 * time.Second, code503A},
+		{"zero", 300 * time.Second, 0, reply(500, ""), []phantom.Option{phantom.WithStaleIfError(0)}, 52 * time.Second, 60 * time.Second, code503A},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -75,7 +80,7 @@ func TestStaleIfError(t *testing.T) {
 			})
 		})
 	}
-	t.Run("C231 never after the server called it inactive", func(t *testing.T) {
+	t.Run("never after the server called it inactive", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			as := newAS(t)
 			m := as.middleware(stale, phantom.WithRefreshAhead(0))
@@ -97,7 +102,7 @@ func TestStaleIfError(t *testing.T) {
 			}
 		})
 	})
-	t.Run("C231 not after Forget", func(t *testing.T) {
+	t.Run("not after Forget", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			as := newAS(t)
 			m := as.middleware(stale)
@@ -115,7 +120,7 @@ func TestStaleIfError(t *testing.T) {
 			}
 		})
 	})
-	t.Run("C231 not for those who leave", func(t *testing.T) {
+	t.Run("not for those who leave", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			as := newAS(t)
 			m := as.middleware(stale)
