@@ -41,6 +41,9 @@ func retryAfterOf(t *testing.T, as *fakeAS, m *phantom.Middleware, token string)
 // tokens do not.
 func TestBreakerOpensOnOutagesAlone(t *testing.T) {
 	closed := roundTripper(func(*http.Request) (*http.Response, error) { return nil, io.EOF })
+	otherIssuer := func(w http.ResponseWriter, r *http.Request) {
+		answerJWT(mint("ES256", claims(map[string]any{"iss": "https://other.test"})))(w, r)
+	}
 	for _, tc := range []struct {
 		name   string
 		answer http.HandlerFunc
@@ -48,16 +51,16 @@ func TestBreakerOpensOnOutagesAlone(t *testing.T) {
 		opens  bool
 		want   string
 	}{
-		{"500", reply(500, ""), nil, true, code503A},                                                                         // N280
-		{"429", reply(429, ""), nil, true, code503A},                                                                         // N280
-		{"no answer in time", wait(time.Hour, nil), nil, true, code503A},                                                     // N280
-		{"no connection", nil, closed, true, code503A},                                                                       // N280
-		{"400", reply(400, ""), nil, false, code502A},                                                                        // A99
-		{"401", reply(401, ""), nil, false, code502A},                                                                        // A98
-		{"302", reply(302, ""), nil, false, code502A},                                                                        // A96
-		{"a page", reply(200, "<html>", "Content-Type: text/html"), nil, false, code502A},                                    // A95
-		{"inactive", reply(204, ""), nil, false, code401T},                                                                   // A77
-		{"refused JWT", answerJWT(mint("ES256", claims(map[string]any{"iss": "https://other.test"}))), nil, false, code401T}, // A116
+		{"status 500", reply(500, ""), nil, true, code503A},                               // N280
+		{"status 429", reply(429, ""), nil, true, code503A},                               // N280
+		{"no answer in time", wait(time.Hour, nil), nil, true, code503A},                  // N280
+		{"no connection", nil, closed, true, code503A},                                    // N280
+		{"status 400", reply(400, ""), nil, false, code502A},                              // A99
+		{"status 401", reply(401, ""), nil, false, code502A},                              // A98
+		{"status 302", reply(302, ""), nil, false, code502A},                              // A96
+		{"a page", reply(200, "<html>", "Content-Type: text/html"), nil, false, code502A}, // A95
+		{"inactive", reply(204, ""), nil, false, code401T},                                // A77
+		{"refused JWT", otherIssuer, nil, false, code401T},                                // J169
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -155,8 +155,8 @@ func TestCacheUsesAllOfItsSize(t *testing.T) {
 func TestCacheWithstandsJunk(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		junk int
-	}{ // for each valid request
+		junk int // for each valid request
+	}{
 		{"nine in ten", 9}, // C219, L286
 		{"half", 1},        // L287
 	} {

@@ -138,7 +138,7 @@ func (r remains) kept() string {
 	for range 100 {
 		runtime.GC()
 		kept = ""
-		for _, tc := range []struct {
+		for _, part := range []struct {
 			name  string
 			alive bool
 		}{
@@ -147,8 +147,8 @@ func (r remains) kept() string {
 			{"body ", r.body.Value() != nil},
 			{"writer ", r.writer.Value() != nil},
 		} {
-			if tc.alive {
-				kept += tc.name
+			if part.alive {
+				kept += part.name
 			}
 		}
 		if kept == "" {
@@ -159,8 +159,11 @@ func (r remains) kept() string {
 	return kept
 }
 
+// sendOff sends a request and keeps nothing of it but weak pointers.
+//
+//nolint:revive // a test's context comes where it is used
 //go:noinline
-func sendOff(m *phantom.Middleware, ctx context.Context) remains { //nolint:revive // a test's context comes where it is used
+func sendOff(m *phantom.Middleware, ctx context.Context) remains {
 	body, w, values := &bytesBody{Reader: strings.NewReader("x")}, &plainWriter{}, []string{strings.Repeat("x", 100)}
 	r := get("Bearer " + strings.Clone(opaqueToken)).WithContext(ctx)
 	r.Body, r.Header["X-Marker"] = body, values

@@ -90,9 +90,12 @@ func TestFlightThatHasJustLandedIsFound(t *testing.T) {
 }
 
 // forgets are the two ways to forget a token.
-var forgets = map[string]func(*phantom.Middleware){
-	"Forget": func(m *phantom.Middleware) { m.Forget(opaqueToken) },
-	"Purge":  (*phantom.Middleware).Purge,
+var forgets = []struct {
+	name   string
+	forget func(*phantom.Middleware)
+}{
+	{"Forget", func(m *phantom.Middleware) { m.Forget(opaqueToken) }},
+	{"Purge", (*phantom.Middleware).Purge},
 }
 
 // A request that begins after Forget is never served by a lookup that began
@@ -100,7 +103,7 @@ var forgets = map[string]func(*phantom.Middleware){
 // before still is.
 func TestFlightBegunBeforeForgetServesNoLaterRequest(t *testing.T) {
 	type timing struct{ asking, verifying time.Duration }
-	for how, forget := range forgets {
+	for _, tc := range forgets {
 		for _, test := range []struct {
 			name         string
 			old, renewed timing
@@ -114,7 +117,7 @@ func TestFlightBegunBeforeForgetServesNoLaterRequest(t *testing.T) {
 			{"both are verified", timing{100, 500}, timing{0, 400}, 200},
 			{"at the start", timing{100, 0}, timing{100, 0}, 0},
 		} {
-			t.Run(how+" "+test.name, func(t *testing.T) {
+			t.Run(tc.name+" "+test.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					o := &oracle{}
 					takes := map[bool]timing{true: test.old, false: test.renewed}
@@ -132,9 +135,9 @@ func TestFlightBegunBeforeForgetServesNoLaterRequest(t *testing.T) {
 					before := later(func() string { return idOf(m, opaqueToken) })
 					synctest.Wait()
 					time.Sleep(test.forget * time.Millisecond)
-					forget(m)
+					tc.forget(m)
 					after := throng(10, func(int) string { return idOf(m, opaqueToken) })
-					for range 50 { // one after another, whatever has landed by then
+					for range 50 { // one after another, no matter what has landed by then
 						expect(t, "who comes later", idOf(m, opaqueToken), "2")
 						time.Sleep(20 * time.Millisecond)
 					}
@@ -176,8 +179,8 @@ func TestFlightEachForgetCounts(t *testing.T) {
 // A lookup that lands late does not bring back what a younger one knows
 // better.
 func TestFlightLateVerdictUndoesNoYoungerOne(t *testing.T) {
-	for how, forget := range forgets {
-		t.Run(how+": inactive meanwhile", func(t *testing.T) {
+	for _, tc := range forgets {
+		t.Run(tc.name+": inactive meanwhile", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := &oracle{}
 				o.ask = func(context.Context, string) (*phantom.Introspection, error) {
@@ -191,7 +194,7 @@ func TestFlightLateVerdictUndoesNoYoungerOne(t *testing.T) {
 				m := o.middleware(t, phantom.WithStaleIfError(time.Hour))
 				late := later(func() string { return idOf(m, opaqueToken) })
 				time.Sleep(100 * time.Millisecond)
-				forget(m)
+				tc.forget(m)
 				expect(t, "the younger one", idOf(m, opaqueToken), code401T)
 				expect(t, "the late one, which began before", late(), "1")
 				for range 30 { // longer than the negative entry
@@ -200,7 +203,7 @@ func TestFlightLateVerdictUndoesNoYoungerOne(t *testing.T) {
 				}
 			})
 		})
-		t.Run(how+": active meanwhile", func(t *testing.T) {
+		t.Run(tc.name+": active meanwhile", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := &oracle{}
 				o.ask = func(context.Context, string) (*phantom.Introspection, error) {
@@ -214,7 +217,7 @@ func TestFlightLateVerdictUndoesNoYoungerOne(t *testing.T) {
 				m := o.middleware(t)
 				late := later(func() string { return idOf(m, opaqueToken) })
 				time.Sleep(100 * time.Millisecond)
-				forget(m)
+				tc.forget(m)
 				expect(t, "the younger one", idOf(m, opaqueToken), "2")
 				expect(t, "the late one, which began before", late(), code401T)
 				// Refusing is always safe, and so is asking once more; a
@@ -224,7 +227,7 @@ func TestFlightLateVerdictUndoesNoYoungerOne(t *testing.T) {
 				}
 			})
 		})
-		t.Run(how+": active meanwhile, then revoked", func(t *testing.T) {
+		t.Run(tc.name+": active meanwhile, then revoked", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
 				o := &oracle{}
@@ -241,7 +244,7 @@ func TestFlightLateVerdictUndoesNoYoungerOne(t *testing.T) {
 				m := o.middleware(t)
 				late := later(func() string { return idOf(m, opaqueToken) })
 				time.Sleep(100 * time.Millisecond)
-				forget(m)
+				tc.forget(m)
 				expect(t, "the one that was answered first", idOf(m, opaqueToken), "2")
 				expect(t, "the one that was answered last", late(), code401T)
 				expect(t, "afterwards", idOf(m, opaqueToken), code401T)
@@ -253,8 +256,8 @@ func TestFlightLateVerdictUndoesNoYoungerOne(t *testing.T) {
 // A lookup lands and its token is forgotten at the same time, many times
 // over. Nothing of it is left, no matter which comes first.
 func TestFlightForgottenAsItLandsIsGone(t *testing.T) {
-	for how, forget := range forgets {
-		t.Run(how, func(t *testing.T) {
+	for _, tc := range forgets {
+		t.Run(tc.name, func(t *testing.T) {
 			land := make(chan struct{})
 			o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
 				<-land
@@ -270,7 +273,7 @@ func TestFlightForgottenAsItLandsIsGone(t *testing.T) {
 				for range i % 64 * 8 { // not always at the same moment
 					runtime.KeepAlive(i)
 				}
-				forget(m)
+				tc.forget(m)
 				second := make(chan string, 1)
 				go func() { second <- idOf(m, opaqueToken) }()
 				select {
@@ -281,7 +284,7 @@ func TestFlightForgottenAsItLandsIsGone(t *testing.T) {
 				<-answered
 				expect(t, "first", first(), "id-1")
 				expect(t, "second", <-second, "id-1")
-				forget(m)
+				tc.forget(m)
 			}
 		})
 	}

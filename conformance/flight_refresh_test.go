@@ -23,7 +23,8 @@ func refreshing(t *testing.T, o *oracle, extra ...phantom.Option) *phantom.Middl
 		}
 		return ask(ctx, token)
 	}
-	// 6.4 s less an eighth at most, refreshed at 0.875 of it: between 4.9 and 5.6 s.
+	// 6.4 s less an eighth at most, refreshed at 0.875 of it: between 4.9 and
+	// 5.6 s.
 	m := o.middleware(t, append([]phantom.Option{
 		phantom.WithMaxTTL(6400 * time.Millisecond), phantom.WithRefreshAhead(0.875),
 	}, extra...)...)
@@ -69,8 +70,8 @@ func TestFlightRefreshIsJoinedWhenItsEntryEnds(t *testing.T) {
 // A refresh that began before Forget serves no later request and is not
 // remembered.
 func TestFlightRefreshBegunBeforeForgetIsDropped(t *testing.T) {
-	for how, forget := range forgets {
-		t.Run(how, func(t *testing.T) {
+	for _, tc := range forgets {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := &oracle{}
 				o.ask = func(context.Context, string) (*phantom.Introspection, error) {
@@ -81,7 +82,7 @@ func TestFlightRefreshBegunBeforeForgetIsDropped(t *testing.T) {
 					return says(id)
 				}
 				m := refreshing(t, o)
-				forget(m)
+				tc.forget(m)
 				expect(t, "after Forget", idOf(m, opaqueToken), "3")
 				time.Sleep(time.Second)
 				expect(t, "when the refresh has landed", idOf(m, opaqueToken), "3")
@@ -178,17 +179,20 @@ func TestFlightFailedRefreshIsNotRepeated(t *testing.T) {
 func TestFlightRefreshVerdictEndsTheEntry(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
-		answer *phantom.Introspection
+		claims map[string]any // nil: inactive
 	}{
-		{"inactive", inactive},
-		{"another aud", unsigned(map[string]any{"aud": "https://elsewhere.test"})},
-		{"bound", unsigned(map[string]any{"cnf": map[string]any{"jkt": "x"}})},
+		{"inactive", nil},
+		{"another aud", map[string]any{"aud": "https://elsewhere.test"}},
+		{"bound", map[string]any{"cnf": map[string]any{"jkt": "x"}}}, // D240
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := &oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
 					time.Sleep(50 * time.Millisecond)
-					return tc.answer, nil
+					if tc.claims == nil {
+						return inactive, nil
+					}
+					return unsigned(tc.claims), nil
 				}}
 				m := refreshing(t, o, phantom.WithStaleIfError(time.Hour))
 				time.Sleep(49 * time.Millisecond)
@@ -251,6 +255,8 @@ func TestFlightStaleEntryYieldsToNews(t *testing.T) {
 
 // A JWT whose key has left the key set is not served: not from the cache,
 // not as a stale entry, and not from a lookup that was under way.
+//
+// Catalogue: J178.
 func TestFlightDropsWhatALeftKeyVerified(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
@@ -272,7 +278,8 @@ func TestFlightDropsWhatALeftKeyVerified(t *testing.T) {
 			}
 			answerJWT(mint(alg, claims(nil)))(w, r)
 		}
-		m := as.middleware(phantom.WithMaxTTL(20*time.Second), phantom.WithStaleIfError(time.Hour), phantom.WithRefreshAhead(0))
+		m := as.middleware(
+			phantom.WithMaxTTL(20*time.Second), phantom.WithStaleIfError(time.Hour), phantom.WithRefreshAhead(0))
 		for i := range 10 {
 			expect(t, "before", as.try(m, fmt.Sprintf("token-%d", i)), codeOK)
 		}

@@ -136,37 +136,42 @@ func (a hookedAuth) Authenticate(req *http.Request, form url.Values) error {
 
 // flightHooks are the places where foreign code runs inside a flight. Each
 // makes a Middleware that runs hook there.
-var flightHooks = map[string]func(as *fakeAS, hook func()) *phantom.Middleware{
-	"RoundTripper": func(as *fakeAS, hook func()) *phantom.Middleware {
+var flightHooks = []struct {
+	place      string
+	middleware func(as *fakeAS, hook func()) *phantom.Middleware
+}{
+	{"RoundTripper", func(as *fakeAS, hook func()) *phantom.Middleware {
 		as.introspect = func(w http.ResponseWriter, r *http.Request) {
 			hook()
 			answerJWT(mint("ES256", claims(nil)))(w, r)
 		}
 		return as.middleware()
-	},
-	"RoundTripper for keys": func(as *fakeAS, hook func()) *phantom.Middleware {
+	}},
+	{placeOfTheKeys, func(as *fakeAS, hook func()) *phantom.Middleware {
 		as.jwks = func(w http.ResponseWriter, r *http.Request) {
 			hook()
 			answer(200, "application/jwk-set+json", allKeys())(w, r)
 		}
 		return as.middleware()
-	},
-	"ClientAuth": func(as *fakeAS, hook func()) *phantom.Middleware {
+	}},
+	{"ClientAuth", func(as *fakeAS, hook func()) *phantom.Middleware {
 		return as.middleware(phantom.WithClientAuth(hookedAuth{phantom.ClientSecretBasic(clientID, clientSecret), hook}))
-	},
-	"Introspector": func(as *fakeAS, hook func()) *phantom.Middleware {
+	}},
+	{"Introspector", func(as *fakeAS, hook func()) *phantom.Middleware {
 		return (&oracle{ask: func(context.Context, string) (*phantom.Introspection, error) {
 			hook()
 			return says(1)
 		}}).middleware(as.tb)
-	},
-	"KeySet": func(as *fakeAS, hook func()) *phantom.Middleware {
+	}},
+	{"KeySet", func(as *fakeAS, hook func()) *phantom.Middleware {
 		return (&oracle{
 			ask:    func(context.Context, string) (*phantom.Introspection, error) { return says(1) },
 			verify: func(string) { hook() },
 		}).middleware(as.tb)
-	},
+	}},
 }
+
+const placeOfTheKeys = "RoundTripper for keys"
 
 // A hook panics in the middle of a lookup. All who wait get a 500, and the
 // next request is served.
@@ -174,24 +179,27 @@ var flightHooks = map[string]func(as *fakeAS, hook func()) *phantom.Middleware{
 // Catalogue: C208.
 func TestFlightPanicFailsItsWaitersAlone(t *testing.T) {
 	const secret = "what-the-panic-says"
-	panics := map[string]func(){
-		"text":          func() { panic(secret) },
-		"error":         func() { panic(errors.New(secret)) },
-		"runtime error": func() { _ = *(*string)(nil) }, //nolint:govet // on purpose
-		"aborted":       func() { panic(http.ErrAbortHandler) },
-		"nil":           func() { panic(nil) }, //nolint:govet // on purpose
+	panics := []struct {
+		kind  string
+		fault func()
+	}{
+		{"text", func() { panic(secret) }},
+		{"error", func() { panic(errors.New(secret)) }},
+		{"runtime error", func() { _ = *(*string)(nil) }}, //nolint:govet // on purpose
+		{"aborted", func() { panic(http.ErrAbortHandler) }},
+		{"nil", func() { panic(nil) }}, //nolint:govet // on purpose
 	}
-	for place, middleware := range flightHooks {
-		for kind, fault := range panics {
-			t.Run(place+"/"+kind, func(t *testing.T) {
+	for _, hook := range flightHooks {
+		for _, tc := range panics {
+			t.Run(hook.place+"/"+tc.kind, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					as := newAS(t)
 					as.secret(secret)
 					var done atomic.Bool
-					m := middleware(as, func() {
+					m := hook.middleware(as, func() {
 						if !done.Swap(true) {
 							time.Sleep(100 * time.Millisecond)
-							fault()
+							tc.fault()
 						}
 					})
 					join := throng(100, func(int) string { return as.try(m, opaqueToken) })
@@ -208,12 +216,12 @@ func TestFlightPanicFailsItsWaitersAlone(t *testing.T) {
 //
 // Catalogue: C209.
 func TestFlightGoexitInAHookStrandsNobody(t *testing.T) {
-	for place, middleware := range flightHooks {
-		t.Run(place, func(t *testing.T) {
+	for _, tc := range flightHooks {
+		t.Run(tc.place, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				var done atomic.Bool
-				m := middleware(as, func() {
+				m := tc.middleware(as, func() {
 					if !done.Swap(true) {
 						time.Sleep(100 * time.Millisecond)
 						runtime.Goexit()
@@ -222,7 +230,7 @@ func TestFlightGoexitInAHookStrandsNobody(t *testing.T) {
 				join := throng(100, func(int) string { return as.try(m, opaqueToken) })
 				time.Sleep(200 * time.Millisecond)
 				expect(t, "another token meanwhile", as.try(m, "another-opaque-token"), codeOK)
-				if place != "RoundTripper for keys" { // where the flight around it ends by its deadline
+				if tc.place != placeOfTheKeys { // where the flight around it ends by its deadline
 					expect(t, "the same token meanwhile", as.try(m, opaqueToken), codeOK)
 				}
 				expectEndings(t, join(), map[ending]int{{code503A, 2 * time.Second}: 100})

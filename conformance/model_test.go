@@ -22,7 +22,7 @@ import (
 )
 
 // newSeeds is for finding what the usual histories do not show.
-var newSeeds = flag.Bool("newseeds", false, "TestModel: histories that nobody has seen before")
+var newSeeds = flag.Bool("newseeds", false, "TestModelPermitsEveryAnswer: histories that no run has seen before")
 
 // Random histories run against a model: many clients at once, some of which
 // leave; a server that issues, revokes, rotates its keys, slows down and
@@ -50,13 +50,14 @@ func TestModelPermitsEveryAnswer(t *testing.T) {
 		}
 	})
 	ok, hits, all := total.ok.Load(), total.hits.Load(), total.requests.Load()
-	t.Logf("%d requests: %d OK, %d of them hits, %d inactive, %d refused JWTs, %d unavailable, %d unusable, %d left; %d lookups, %d double",
-		all, ok, hits, total.inactive.Load(), total.refused.Load(), total.unavailable.Load(), total.unusable.Load(), total.left.Load(),
-		total.lookups.Load(), total.double.Load())
+	t.Logf("%d requests: %d OK, %d of them hits, %d inactive, %d refused JWTs, %d unavailable, %d unusable, %d left; "+
+		"%d lookups, %d double", all, ok, hits, total.inactive.Load(), total.refused.Load(), total.unavailable.Load(),
+		total.unusable.Load(), total.left.Load(), total.lookups.Load(), total.double.Load())
 	// A history in which little happens proves little. What is rare is only
 	// sure to happen at full length.
-	if ok < all/4 || hits < ok/4 || total.inactive.Load() < all/50 || total.unavailable.Load() < all/100 || scale == 1 && total.stale.Load() == 0 ||
-		scale == 1 && (total.refused.Load() == 0 || total.unusable.Load() == 0 || total.left.Load() == 0) {
+	rare := min(total.stale.Load(), total.refused.Load(), total.unusable.Load(), total.left.Load())
+	if ok < all/4 || hits < ok/4 || total.inactive.Load() < all/50 || total.unavailable.Load() < all/100 ||
+		scale == 1 && rare == 0 {
 		t.Error("the histories do not contain enough of everything")
 	}
 	// Two lookups of one token at once happen when a Forget of another token
@@ -123,7 +124,7 @@ type model struct {
 	json     bool
 	slowest  int // of the healthy answers, in ms
 	clock    atomic.Int64
-	pause    atomic.Int64 // nobody does anything until then
+	pause    atomic.Int64 // all clients rest until then
 	done     atomic.Bool
 
 	mu       sync.Mutex
@@ -160,7 +161,10 @@ func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 func runModel(t *testing.T, seed uint64, i, requests int, counts *modelCounts) {
 	const clients = 32
 	r := rand.New(rand.NewPCG(seed, 0))
-	w := &model{t: t, seed: seed, counts: counts, random: rand.New(rand.NewPCG(seed, 1)), slowest: 40, known: map[string]*modelToken{}}
+	w := &model{
+		t: t, seed: seed, counts: counts, random: rand.New(rand.NewPCG(seed, 1)), slowest: 40,
+		known: map[string]*modelToken{},
+	}
 	// Every third configuration is one that people use.
 	size, inFlight, refresh := 1000, 64, 0.8
 	w.ttl, w.negative, w.leeway = 10*time.Second, 5*time.Second, 10*time.Second
@@ -214,7 +218,7 @@ func (w *model) issue() *modelToken {
 	return token
 }
 
-// find returns the token of that text, which may be one that nobody issued;
+// find returns the token of that text, which may never have been issued;
 // w.mu is held.
 func (w *model) find(text string) *modelToken {
 	token := w.known[text]
@@ -376,7 +380,8 @@ func (w *model) request(token *modelToken, patience time.Duration) {
 	req := &modelRequest{token: token, start: w.tick(), forgotten: max(token.forgotten, w.purged)}
 	req.leaves = req.start.at.Add(patience)
 	w.mu.Unlock()
-	r := &http.Request{Method: http.MethodGet, URL: modelURL, Header: http.Header{"Authorization": {"Bearer " + token.text}}}
+	header := http.Header{"Authorization": {"Bearer " + token.text}}
+	r := &http.Request{Method: http.MethodGet, URL: modelURL, Header: header}
 	w.handler.ServeHTTP(req, r.WithContext(ctx))
 	w.counts.requests.Add(1)
 	w.mu.Lock()
@@ -468,7 +473,8 @@ func (w *model) checkRejection(req *modelRequest) {
 		w.counts.refused.Add(1)
 		because = func(l *modelLookup) bool {
 			unknown := l.key != nil && (!l.key.left.IsZero() || w.fetched.seq < l.key.published.seq)
-			return l.active && w.awaited(l, req, now) && (unknown || !now.Before(l.token.exp.Add(w.leeway)) || !now.Before(l.expiry))
+			expired := !now.Before(l.token.exp.Add(w.leeway)) || !now.Before(l.expiry)
+			return l.active && w.awaited(l, req, now) && (unknown || expired)
 		}
 	case phantom.ReasonProtocol:
 		w.counts.unusable.Add(1)
@@ -616,7 +622,8 @@ func (w *model) answer(resp *http.Response, l *modelLookup, id int) {
 	}
 	l.key = w.keys[len(w.keys)-1]
 	l.fresh, l.expiry = l.arrived.at.Add(w.ttl), l.token.exp
-	payload := fmt.Sprintf(`{"iss":%q,"aud":%q,"sub":%q,"jti":"%d","exp":%d}`, issuer, audience, l.token.subject, id, l.token.exp.Unix())
+	payload := fmt.Sprintf(`{"iss":%q,"aud":%q,"sub":%q,"jti":"%d","exp":%d}`,
+		issuer, audience, l.token.subject, id, l.token.exp.Unix())
 	body := compact("EdDSA", l.key.private, `{"alg":"EdDSA","typ":"at+jwt","kid":"`+l.key.id+`"}`, payload)
 	if w.random.IntN(10) == 0 {
 		age := time.Duration(w.random.IntN(4)) * time.Second

@@ -21,9 +21,11 @@ var outage = flag.Duration("outage", time.Second, "how long BenchmarkOutage's se
 // through an outage of the authorization server, and reports how that went. One
 // iteration is one outage:
 //
-//	go test -run '^$' -bench Outage -benchtime 1x -outage 60s .
+//	go test -run '^$' -bench Outage -benchtime 1x ./conformance -outage 60s
+//
+// Catalogue: N280.
 func BenchmarkOutage(b *testing.B) {
-	for _, down := range []struct {
+	for _, tc := range []struct {
 		name   string
 		script func(*peer) // nil: the port is closed
 	}{
@@ -31,9 +33,9 @@ func BenchmarkOutage(b *testing.B) {
 		{"silent", func(p *peer) { p.wait() }},
 		{"503", func(p *peer) { p.serve(func(string) string { return rawAnswer(503, "text/plain", "") }) }},
 	} {
-		b.Run(down.name, func(b *testing.B) {
+		b.Run(tc.name, func(b *testing.B) {
 			for b.Loop() {
-				runOutage(b, down.script)
+				runOutage(b, tc.script)
 			}
 		})
 	}

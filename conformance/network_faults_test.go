@@ -1,7 +1,6 @@
 package conformance_test
 
 import (
-	"bytes"
 	"io"
 	"log"
 	"net/http"
@@ -16,248 +15,265 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
+const (
+	bareHead  = "HTTP/1.1 200 OK\r\nContent-Type: application/jwt\r\n"
+	earlyHint = "HTTP/1.1 103 Early Hints\r\n"
+)
+
+// connectionFaults are what a server can do to a connection and an answer.
+var connectionFaults = []struct {
+	name     string
+	want     string
+	attempts int64 // at most; 0: the client is gone before
+	hangs    bool  // until the time limit
+	fault    func(p *peer, good string)
+}{
+	// Connections that end before the answer does.
+	{"closed before the request is read", code503A, 0, false, func(*peer, string) {}},                   // N268
+	{"closed after the request", code503A, 2, false, func(p *peer, _ string) { p.request() }},           // N268
+	{"reset after the request", code503A, 2, false, func(p *peer, _ string) { p.request(); p.reset() }}, // N268
+	// What the client has read when the reset arrives is a matter of luck.
+	{"reset in the middle of the body", code503A, 2, false, func(p *peer, good string) {
+		p.request()
+		p.send(bareHead + "Content-Length: 5000\r\n\r\n" + good)
+		p.reset()
+	}}, // N269
+	{"short body", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(bareHead + "Content-Length: 5000\r\n\r\n" + good)
+	}}, // N269
+	{"short by one byte", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(bareHead + "Content-Length: " + strconv.Itoa(len(good)) + "\r\n\r\n" + good[1:])
+	}}, // N269
+
+	// Bodies that lack their end, or are framed wrongly.
+	{"JSON without its last chunk", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(chunkedHead + chunkOf(activeJSON(good)))
+	}}, // N270
+	{"inactive without its last chunk", code503A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(chunkedHead + chunkOf(`{"active":false}`))
+	}}, // N270
+	{"cut inside the last chunk", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(chunkedHead + chunkOf(activeJSON(good)) + "0\r\n")
+	}}, // N270
+	{"JWT without its last chunk", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(strings.Replace(chunkedHead, "json", "jwt", 1) + chunkOf(good))
+	}}, // N270
+	{"a chunk's size is no number", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(chunkedHead + chunkOf(activeJSON(good)) + "zz\r\n")
+		p.wait()
+	}},
+	{"a chunk larger than it says", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(chunkedHead + "5\r\n" + activeJSON(good) + "\r\n0\r\n\r\n")
+		p.wait()
+	}},
+	{"endless chunk extensions", code503A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(chunkedHead)
+		p.flood("1;" + strings.Repeat("x", 2000) + "\r\n \r\n")
+	}},
+	{"endless trailer", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(chunkedHead + chunkOf(activeJSON(good)) + "0\r\n")
+		p.flood("X-Trailer: " + strings.Repeat("x", 2000) + "\r\n")
+	}},
+
+	// Answers that are no HTTP, or not enough of it.
+	{"status line broken off", code503A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send("HTTP/1.1 2")
+	}},
+	{"header broken off", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(bareHead + "Content-Len")
+	}},
+	{"not HTTP", code503A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send("SSH-2.0-OpenSSH_9.9\r\n")
+		p.wait()
+	}},
+	{"a TLS alert in plain text", code503A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send("\x15\x03\x01\x00\x02\x02\x46")
+	}},
+	{"no status code", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send("HTTP/1.1 abc\r\n\r\n")
+		p.wait()
+	}},
+	{"a header line without a colon", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(bareHead + "nonsense\r\nContent-Length: " + strconv.Itoa(len(good)) + "\r\n\r\n" + good)
+		p.wait()
+	}},
+	{"two lengths", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(bareHead + "Content-Length: " + strconv.Itoa(len(good)) + "\r\nContent-Length: 5\r\n\r\n" + good)
+		p.wait()
+	}},
+	{"negative length", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(bareHead + "Content-Length: -1\r\n\r\n" + good)
+		p.wait()
+	}},
+	{"unknown transfer coding", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(bareHead + "Transfer-Encoding: gzip, chunked\r\n\r\n" + chunkOf(good) + chunkOf(""))
+		p.wait()
+	}},
+	// An upgraded connection has no end and obeys no deadline.
+	{"status 101", code502A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		p.wait()
+	}},
+	{"status 101 with a JWT behind it", code502A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n" +
+			"Content-Type: application/jwt\r\n\r\n" + good)
+		p.wait()
+	}},
+	{"status 600, which is none (RFC 9110 section 15)", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(strings.Replace(rawAnswer(200, "application/jwt", good), "200 OK", "600 Odd", 1))
+	}},
+
+	// Bodies that are too large.
+	{"one byte too many, announced", code502A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(bareHead + "Content-Length: 65537\r\n\r\n")
+		p.sendMany(64<<10 + 1)
+		p.wait()
+	}}, // A90
+	{"one byte too many, chunked", code502A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(chunkedHead + chunkOf(strings.Repeat(" ", 64<<10)) + chunkOf("x") + chunkOf(""))
+	}}, // A90
+	{"5 MiB", code502A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(bareHead + "Content-Length: 5242880\r\n\r\n")
+		if p.sendMany(5 << 20) {
+			p.wait()
+		}
+	}}, // A90
+	{"endless, announced", code502A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(bareHead + "Content-Length: 10000000000\r\n\r\n")
+		p.flood("x")
+	}}, // A90
+	{"announced and never sent", code502A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(bareHead + "Content-Length: 10000000000\r\n\r\n")
+		p.wait()
+	}}, // A90
+	{"endless, chunked", code502A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(chunkedHead)
+		p.flood(chunkOf("x"))
+	}}, // A90
+	{"endless, to the end of the connection", code502A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(bareHead + "\r\n")
+		p.flood("x")
+	}}, // A90
+	{"endless, of an error", code502A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send("HTTP/1.1 404 Not Found\r\n\r\n")
+		p.flood("x")
+	}}, // A90
+	{"a redirect, endless", code502A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send("HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\n\r\n")
+		p.flood("x")
+	}}, // A96
+
+	// Answers that take too long.
+	{"body drips", code503A, 1, true, func(p *peer, good string) {
+		p.request()
+		p.send(bareHead + "Content-Length: 60000\r\n\r\n")
+		p.drip("x")
+	}}, // A91
+	{"chunks drip", code503A, 1, true, func(p *peer, good string) {
+		p.request()
+		p.send(chunkedHead)
+		p.drip(chunkOf("x"))
+	}}, // A91
+	{"header drips", code503A, 1, true, func(p *peer, good string) {
+		p.request()
+		p.send(bareHead)
+		p.drip("X-Header: x\r\n")
+	}}, // A91
+	{"status line drips", code503A, 1, true, func(p *peer, good string) {
+		p.request()
+		p.send("HTTP/1.1 200 ")
+		p.drip("O")
+	}}, // A91
+	{"nothing is ever sent", code503A, 1, true, func(p *peer, good string) {
+		p.request()
+		p.wait()
+	}}, // A92
+	{"nothing is ever read", code503A, 0, true, func(p *peer, _ string) {
+		for p.in.Buffered() == 0 {
+			if _, err := p.in.Peek(1); err != nil {
+				return
+			}
+		}
+		p.wait()
+	}}, // A92
+	{"all but the end", code503A, 1, true, func(p *peer, good string) {
+		p.request()
+		p.send(chunkedHead + chunkOf(activeJSON(good)))
+		p.wait()
+	}},
+
+	// Headers and interim answers that are too many.
+	{"1,000 interim answers", code503A, 1, false, func(p *peer, good string) {
+		p.request()
+		p.send(strings.Repeat(earlyHint+"\r\n", 1000) + rawAnswer(200, "application/jwt", good))
+		p.wait()
+	}}, // A106
+	{"interim answers without end", code503A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.flood(earlyHint + "Link: </style.css>; rel=preload\r\n\r\n")
+	}}, // A106
+	{"interim answers drip", code503A, 1, false, func(p *peer, _ string) {
+		p.request()
+		for p.send(earlyHint + "\r\n") {
+			time.Sleep(time.Millisecond)
+		}
+	}}, // A106
+	{"20 MiB of header in one line", code503A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(bareHead + "X-Header: ")
+		if p.sendMany(20 << 20) {
+			p.server.tb.Error("all of it was read")
+		}
+	}}, // A106
+	{"20 MiB of header in many lines", code503A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send(bareHead)
+		p.flood("X-Header: " + strings.Repeat("x", 1000) + "\r\n")
+	}}, // A106
+	{"an endless status line", code503A, 1, false, func(p *peer, _ string) {
+		p.request()
+		p.send("HTTP/1.1 200 ")
+		p.flood("x")
+	}}, // A106
+}
+
 // Each fault of a connection or an answer has its outcome, costs at most two
 // attempts, and leaves nothing behind. There is one place for lookups: the
 // next lookup of the same token shows that the place is free, the connection
 // is closed or fit for use, and the fault is not remembered.
 func TestConnectionFaultsLeaveNothingBehind(t *testing.T) {
-	const bare = "HTTP/1.1 200 OK\r\nContent-Type: application/jwt\r\n"
-	const hint = "HTTP/1.1 103 Early Hints\r\n"
-	huge := bytes.Repeat([]byte("x"), 20<<20)
-	for _, tc := range []struct {
-		name     string
-		want     string
-		attempts int64 // at most; 0: the client is gone before
-		hangs    bool  // until the time limit
-		fault    func(p *peer, good string)
-	}{
-		{"closed before the request is read", code503A, 0, false, func(*peer, string) {}},                   // N268
-		{"closed after the request", code503A, 2, false, func(p *peer, _ string) { p.request() }},           // N268
-		{"reset after the request", code503A, 2, false, func(p *peer, _ string) { p.request(); p.reset() }}, // N268
-		// What the client has read when the reset arrives is a matter of luck.
-		{"reset in the middle of the body", code503A, 2, false, func(p *peer, good string) {
-			p.request()
-			p.send(bare + "Content-Length: 5000\r\n\r\n" + good)
-			p.reset()
-		}}, // N269
-		{"short body", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(bare + "Content-Length: 5000\r\n\r\n" + good)
-		}}, // N269
-		{"short by one byte", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(bare + "Content-Length: " + strconv.Itoa(len(good)) + "\r\n\r\n" + good[1:])
-		}}, // N269
-		{"JSON without its last chunk", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(chunkedHead + chunkOf(activeJSON(good)))
-		}}, // N270
-		{"inactive without its last chunk", code503A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(chunkedHead + chunkOf(`{"active":false}`))
-		}}, // N270
-		{"cut inside the last chunk", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(chunkedHead + chunkOf(activeJSON(good)) + "0\r\n")
-		}}, // N270
-		{"JWT without its last chunk", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(strings.Replace(chunkedHead, "json", "jwt", 1) + chunkOf(good))
-		}}, // N270
-		{"a chunk's size is no number", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(chunkedHead + chunkOf(activeJSON(good)) + "zz\r\n")
-			p.wait()
-		}},
-		{"a chunk larger than it says", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(chunkedHead + "5\r\n" + activeJSON(good) + "\r\n0\r\n\r\n")
-			p.wait()
-		}},
-		{"endless chunk extensions", code503A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(chunkedHead)
-			p.flood("1;" + strings.Repeat("x", 2000) + "\r\n \r\n")
-		}},
-		{"endless trailer", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(chunkedHead + chunkOf(activeJSON(good)) + "0\r\n")
-			p.flood("X-Trailer: " + strings.Repeat("x", 2000) + "\r\n")
-		}},
-		{"status line broken off", code503A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send("HTTP/1.1 2")
-		}},
-		{"header broken off", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(bare + "Content-Len")
-		}},
-		{"not HTTP", code503A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send("SSH-2.0-OpenSSH_9.9\r\n")
-			p.wait()
-		}},
-		{"a TLS alert in plain text", code503A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send("\x15\x03\x01\x00\x02\x02\x46")
-		}},
-		{"no status code", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send("HTTP/1.1 abc\r\n\r\n")
-			p.wait()
-		}},
-		{"a header line without a colon", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(bare + "nonsense\r\nContent-Length: " + strconv.Itoa(len(good)) + "\r\n\r\n" + good)
-			p.wait()
-		}},
-		{"two lengths", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(bare + "Content-Length: " + strconv.Itoa(len(good)) + "\r\nContent-Length: 5\r\n\r\n" + good)
-			p.wait()
-		}},
-		{"negative length", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(bare + "Content-Length: -1\r\n\r\n" + good)
-			p.wait()
-		}},
-		{"unknown transfer coding", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(bare + "Transfer-Encoding: gzip, chunked\r\n\r\n" + chunkOf(good) + chunkOf(""))
-			p.wait()
-		}},
-		// An upgraded connection has no end and obeys no deadline.
-		{"status 101", code502A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-			p.wait()
-		}},
-		{"status 101 with a JWT behind it", code502A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Type: application/jwt\r\n\r\n" + good)
-			p.wait()
-		}},
-		{"status 600, which is none (RFC 9110 section 15)", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(strings.Replace(rawAnswer(200, "application/jwt", good), "200 OK", "600 Odd", 1))
-		}},
-		{"one byte too many, announced", code502A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(bare + "Content-Length: 65537\r\n\r\n")
-			p.sendBytes(huge[:64<<10+1])
-			p.wait()
-		}}, // A90
-		{"one byte too many, chunked", code502A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(chunkedHead + chunkOf(strings.Repeat(" ", 64<<10)) + chunkOf("x") + chunkOf(""))
-		}}, // A90
-		{"5 MiB", code502A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(bare + "Content-Length: 5242880\r\n\r\n")
-			if p.sendBytes(huge[:5<<20]) {
-				p.wait()
-			}
-		}}, // A90
-		{"endless, announced", code502A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(bare + "Content-Length: 10000000000\r\n\r\n")
-			p.flood("x")
-		}}, // A90
-		{"announced and never sent", code502A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(bare + "Content-Length: 10000000000\r\n\r\n")
-			p.wait()
-		}}, // A90
-		{"endless, chunked", code502A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(chunkedHead)
-			p.flood(chunkOf("x"))
-		}}, // A90
-		{"endless, to the end of the connection", code502A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(bare + "\r\n")
-			p.flood("x")
-		}}, // A90
-		{"endless, of an error", code502A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send("HTTP/1.1 404 Not Found\r\n\r\n")
-			p.flood("x")
-		}}, // A90
-		{"body drips", code503A, 1, true, func(p *peer, good string) {
-			p.request()
-			p.send(bare + "Content-Length: 60000\r\n\r\n")
-			p.drip("x")
-		}}, // A91
-		{"chunks drip", code503A, 1, true, func(p *peer, good string) {
-			p.request()
-			p.send(chunkedHead)
-			p.drip(chunkOf("x"))
-		}}, // A91
-		{"header drips", code503A, 1, true, func(p *peer, good string) {
-			p.request()
-			p.send(bare)
-			p.drip("X-Header: x\r\n")
-		}}, // A91
-		{"status line drips", code503A, 1, true, func(p *peer, good string) {
-			p.request()
-			p.send("HTTP/1.1 200 ")
-			p.drip("O")
-		}}, // A91
-		{"nothing is ever sent", code503A, 1, true, func(p *peer, good string) {
-			p.request()
-			p.wait()
-		}}, // A92
-		{"nothing is ever read", code503A, 0, true, func(p *peer, _ string) {
-			for p.in.Buffered() == 0 {
-				if _, err := p.in.Peek(1); err != nil {
-					return
-				}
-			}
-			p.wait()
-		}}, // A92
-		{"all but the end", code503A, 1, true, func(p *peer, good string) {
-			p.request()
-			p.send(chunkedHead + chunkOf(activeJSON(good)))
-			p.wait()
-		}},
-		{"1,000 interim answers", code503A, 1, false, func(p *peer, good string) {
-			p.request()
-			p.send(strings.Repeat(hint+"\r\n", 1000) + rawAnswer(200, "application/jwt", good))
-			p.wait()
-		}}, // A106
-		{"interim answers without end", code503A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.flood(hint + "Link: </style.css>; rel=preload\r\n\r\n")
-		}}, // A106
-		{"interim answers drip", code503A, 1, false, func(p *peer, _ string) {
-			p.request()
-			for p.send(hint + "\r\n") {
-				time.Sleep(time.Millisecond)
-			}
-		}}, // A106
-		{"20 MiB of header in one line", code503A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(bare + "X-Header: ")
-			if p.sendBytes(huge) {
-				t.Error("all of it was read")
-			}
-		}}, // A106
-		{"20 MiB of header in many lines", code503A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send(bare)
-			p.flood("X-Header: " + strings.Repeat("x", 1000) + "\r\n")
-		}}, // A106
-		{"an endless status line", code503A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send("HTTP/1.1 200 ")
-			p.flood("x")
-		}}, // A106
-		{"a redirect, endless", code502A, 1, false, func(p *peer, _ string) {
-			p.request()
-			p.send("HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\n\r\n")
-			p.flood("x")
-		}}, // A96
-	} {
+	for _, tc := range connectionFaults {
 		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
@@ -334,7 +350,7 @@ func TestCompleteAnswerCountsInAnyForm(t *testing.T) {
 				chunkOf(activeJSON(good)) + "0\r\nContent-Type: text/html\r\n\r\n"
 		}},
 		{"one early hint", codeOK, func(good string) string {
-			return "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n" + rawAnswer(200, "application/jwt", good)
+			return earlyHint + "Link: </style.css>; rel=preload\r\n\r\n" + rawAnswer(200, "application/jwt", good)
 		}},
 		{"100 Continue unasked", codeOK, func(good string) string {
 			return "HTTP/1.1 100 Continue\r\n\r\n" + rawAnswer(200, "application/jwt", good)

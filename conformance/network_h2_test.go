@@ -307,7 +307,8 @@ func TestHTTP2RefusalIsRetriedOnce(t *testing.T) {
 					tc.refuse(p, stream)
 				}
 			})
-			m := as.networked(s.url(), speakingH2(), phantom.WithClientAuth(phantom.PrivateKeyJWT(clientID, "k-1", "ES256", p256Key())))
+			m := as.networked(s.url(), speakingH2(),
+				phantom.WithClientAuth(phantom.PrivateKeyJWT(clientID, "k-1", "ES256", p256Key())))
 			if got := as.try(m, "opaque-token"); got != code503A {
 				t.Error(got)
 			}
@@ -322,193 +323,197 @@ func TestHTTP2RefusalIsRetriedOnce(t *testing.T) {
 	}
 }
 
+const floodText = "a header that is sent over and over again, "
+
+// hostileHTTP2 are what a server can do to an HTTP/2 connection.
+var hostileHTTP2 = []struct {
+	name  string
+	hangs bool // until the time limit
+	stays bool // the connection
+	fault func(p *h2peer, good string)
+}{
+	{"SETTINGS_MAX_FRAME_SIZE 0", false, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, setting(5, 0))
+		p.request()
+		p.wait()
+	}}, // N273
+	{"SETTINGS_MAX_FRAME_SIZE 0 later", false, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		p.request()
+		p.frame(frameSettings, 0, 0, setting(5, 0))
+		p.wait()
+	}}, // N273
+	{"SETTINGS_MAX_FRAME_SIZE too large", false, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, setting(5, 1<<24))
+		p.wait()
+	}},
+	{"SETTINGS_INITIAL_WINDOW_SIZE too large", false, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, setting(4, 1<<31))
+		p.wait()
+	}},
+	{"SETTINGS_INITIAL_WINDOW_SIZE 0", true, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, setting(4, 0))
+		p.wait()
+	}},
+	{"SETTINGS_MAX_CONCURRENT_STREAMS 0", true, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, setting(3, 0))
+		p.wait()
+	}},
+	{"SETTINGS_HEADER_TABLE_SIZE huge", true, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, setting(1, 1<<32-1))
+		p.wait()
+	}},
+	{"no SETTINGS", true, false, func(p *h2peer, _ string) { p.wait() }},
+	{"silent", true, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		p.wait()
+	}},
+	{"HTTP/1.1 after all", false, false, func(p *h2peer, good string) {
+		p.send(rawAnswer(200, "application/jwt", good))
+		p.wait()
+	}},
+	{"header flood in one block", false, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.frame(frameHeaders, 0, stream, head200)
+		for p.frame(frameContinuation, 0, stream, strings.Repeat(literal("x-flood", floodText), 100)) {
+		}
+	}}, // N273
+	{"header flood of empty frames", true, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.frame(frameHeaders, 0, stream, head200)
+		p.flood(strings.Repeat(h2frame(frameContinuation, 0, stream, ""), 100))
+	}}, // N273
+	{"a header of 10 MiB from a few bytes", false, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		// Stored once in the table, then named again and again.
+		entry := "\x40" + hpackLength(6) + "x-bomb" + hpackLength(4000) + strings.Repeat("x", 4000)
+		p.frame(frameHeaders, endHeaders|endStream, stream, "\x88"+entry+strings.Repeat("\xbe", 2600))
+		p.wait()
+	}}, // N273
+	{"interim answers without end", false, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.flood(h2frame(frameHeaders, endHeaders, stream, head103))
+	}}, // A106
+	{"1,000 interim answers", false, false, func(p *h2peer, good string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.send(strings.Repeat(h2frame(frameHeaders, endHeaders, stream, head103), 1000))
+		p.answer(stream, good)
+		p.wait()
+	}}, // A106
+	{"PING flood", true, true, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		p.request()
+		p.flood(h2frame(framePing, 0, 0, "12345678"))
+	}}, // N273
+	{"PING flood, acknowledged", true, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		p.request()
+		go p.wait()
+		p.flood(h2frame(framePing, 0, 0, "12345678"))
+	}}, // N273
+	{"PING flood from the beginning", true, true, func(p *h2peer, _ string) {
+		p.flood(h2frame(frameSettings, 0, 0, "") + h2frame(framePing, 0, 0, "12345678"))
+	}}, // N273
+	{"SETTINGS flood", true, true, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		p.request()
+		p.flood(h2frame(frameSettings, 0, 0, setting(3, 100)))
+	}},
+	{"WINDOW_UPDATE flood", true, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		p.request()
+		for range 2_000_000 { // no more fit into the window
+			if !p.send(strings.Repeat(h2frame(frameWindow, 0, 0, uint32s(1)), 1000)) {
+				return
+			}
+		}
+	}},
+	{"RST_STREAM flood", true, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.flood(h2frame(frameReset, 0, stream-2, uint32s(8)))
+	}},
+	{"unknown frames without end", true, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		p.request()
+		p.flood(h2frame(0xee, 0, 0, floodText))
+	}},
+	{"empty DATA without end", true, true, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.frame(frameHeaders, endHeaders, stream, head200)
+		p.flood(h2frame(frameData, 0, stream, ""))
+	}},
+	{"DATA drips", true, true, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.frame(frameHeaders, endHeaders, stream, head200)
+		for p.frame(frameData, 0, stream, "x") {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}}, // A91
+	{"all but the end", true, true, func(p *h2peer, good string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.frame(frameHeaders, endHeaders, stream, head200)
+		p.frame(frameData, 0, stream, good)
+		p.wait()
+	}},
+	{"WINDOW_UPDATE overflow", false, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		p.request()
+		p.frame(frameWindow, 0, 0, uint32s(1<<31-1))
+		p.wait()
+	}},
+	{"a push", false, false, func(p *h2peer, good string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.frame(framePush, endHeaders, stream, uint32s(2)+"\x82\x84\x87")
+		p.answer(2, good)
+		p.wait()
+	}},
+	{"a frame larger than allowed", false, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		p.request()
+		p.send("\xff\xff\xff\x00\x00\x00\x00\x00\x01")
+		p.wait()
+	}},
+	{"an answer without a status", false, false, func(p *h2peer, good string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.frame(frameHeaders, endHeaders, stream, literal("content-type", "application/jwt"))
+		p.frame(frameData, endStream, stream, good)
+	}},
+	{"an answer with two status codes", false, false, func(p *h2peer, good string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.frame(frameHeaders, endHeaders, stream, "\x88\x8d"+literal("content-type", "application/jwt"))
+		p.frame(frameData, endStream, stream, good)
+	}},
+	{"a header block that cannot be decoded", false, false, func(p *h2peer, _ string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.frame(frameHeaders, endHeaders|endStream, stream, "\xff\xff\xff\xff\xff\xff\xff")
+		p.wait()
+	}},
+	{"DATA before HEADERS", false, false, func(p *h2peer, good string) {
+		p.frame(frameSettings, 0, 0, "")
+		stream, _, _ := p.request()
+		p.frame(frameData, endStream, stream, good)
+		p.wait()
+	}},
+}
+
 // A hostile server cannot hold a lookup beyond its deadline. The connection
 // ends as well, unless the transport cannot finish with it: it waits for the
 // rest of an answer, or for the server to read.
 func TestHTTP2HostileServerHoldsNoLookup(t *testing.T) {
-	const plain = "a header that is sent over and over again, "
-	for _, tc := range []struct {
-		name  string
-		hangs bool // until the time limit
-		stays bool // the connection
-		fault func(p *h2peer, good string)
-	}{
-		{"SETTINGS_MAX_FRAME_SIZE 0", false, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, setting(5, 0))
-			p.request()
-			p.wait()
-		}}, // N273
-		{"SETTINGS_MAX_FRAME_SIZE 0 later", false, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			p.request()
-			p.frame(frameSettings, 0, 0, setting(5, 0))
-			p.wait()
-		}}, // N273
-		{"SETTINGS_MAX_FRAME_SIZE too large", false, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, setting(5, 1<<24))
-			p.wait()
-		}},
-		{"SETTINGS_INITIAL_WINDOW_SIZE too large", false, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, setting(4, 1<<31))
-			p.wait()
-		}},
-		{"SETTINGS_INITIAL_WINDOW_SIZE 0", true, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, setting(4, 0))
-			p.wait()
-		}},
-		{"SETTINGS_MAX_CONCURRENT_STREAMS 0", true, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, setting(3, 0))
-			p.wait()
-		}},
-		{"SETTINGS_HEADER_TABLE_SIZE huge", true, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, setting(1, 1<<32-1))
-			p.wait()
-		}},
-		{"no SETTINGS", true, false, func(p *h2peer, _ string) { p.wait() }},
-		{"silent", true, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			p.wait()
-		}},
-		{"HTTP/1.1 after all", false, false, func(p *h2peer, good string) {
-			p.send(rawAnswer(200, "application/jwt", good))
-			p.wait()
-		}},
-		{"header flood in one block", false, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.frame(frameHeaders, 0, stream, head200)
-			for p.frame(frameContinuation, 0, stream, strings.Repeat(literal("x-flood", plain), 100)) {
-			}
-		}}, // N273
-		{"header flood of empty frames", true, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.frame(frameHeaders, 0, stream, head200)
-			p.flood(strings.Repeat(h2frame(frameContinuation, 0, stream, ""), 100))
-		}}, // N273
-		{"a header of 10 MiB from a few bytes", false, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			// Stored once in the table, then named again and again.
-			entry := "\x40" + hpackLength(6) + "x-bomb" + hpackLength(4000) + strings.Repeat("x", 4000)
-			p.frame(frameHeaders, endHeaders|endStream, stream, "\x88"+entry+strings.Repeat("\xbe", 2600))
-			p.wait()
-		}}, // N273
-		{"interim answers without end", false, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.flood(h2frame(frameHeaders, endHeaders, stream, head103))
-		}}, // A106
-		{"1,000 interim answers", false, false, func(p *h2peer, good string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.send(strings.Repeat(h2frame(frameHeaders, endHeaders, stream, head103), 1000))
-			p.answer(stream, good)
-			p.wait()
-		}}, // A106
-		{"PING flood", true, true, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			p.request()
-			p.flood(h2frame(framePing, 0, 0, "12345678"))
-		}}, // N273
-		{"PING flood, acknowledged", true, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			p.request()
-			go p.wait()
-			p.flood(h2frame(framePing, 0, 0, "12345678"))
-		}}, // N273
-		{"PING flood from the beginning", true, true, func(p *h2peer, _ string) {
-			p.flood(h2frame(frameSettings, 0, 0, "") + h2frame(framePing, 0, 0, "12345678"))
-		}}, // N273
-		{"SETTINGS flood", true, true, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			p.request()
-			p.flood(h2frame(frameSettings, 0, 0, setting(3, 100)))
-		}},
-		{"WINDOW_UPDATE flood", true, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			p.request()
-			for range 2_000_000 { // no more fit into the window
-				if !p.send(strings.Repeat(h2frame(frameWindow, 0, 0, uint32s(1)), 1000)) {
-					return
-				}
-			}
-		}},
-		{"RST_STREAM flood", true, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.flood(h2frame(frameReset, 0, stream-2, uint32s(8)))
-		}},
-		{"unknown frames without end", true, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			p.request()
-			p.flood(h2frame(0xee, 0, 0, plain))
-		}},
-		{"empty DATA without end", true, true, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.frame(frameHeaders, endHeaders, stream, head200)
-			p.flood(h2frame(frameData, 0, stream, ""))
-		}},
-		{"DATA drips", true, true, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.frame(frameHeaders, endHeaders, stream, head200)
-			for p.frame(frameData, 0, stream, "x") {
-				time.Sleep(5 * time.Millisecond)
-			}
-		}}, // A91
-		{"all but the end", true, true, func(p *h2peer, good string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.frame(frameHeaders, endHeaders, stream, head200)
-			p.frame(frameData, 0, stream, good)
-			p.wait()
-		}},
-		{"WINDOW_UPDATE overflow", false, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			p.request()
-			p.frame(frameWindow, 0, 0, uint32s(1<<31-1))
-			p.wait()
-		}},
-		{"a push", false, false, func(p *h2peer, good string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.frame(framePush, endHeaders, stream, uint32s(2)+"\x82\x84\x87")
-			p.answer(2, good)
-			p.wait()
-		}},
-		{"a frame larger than allowed", false, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			p.request()
-			p.send("\xff\xff\xff\x00\x00\x00\x00\x00\x01")
-			p.wait()
-		}},
-		{"an answer without a status", false, false, func(p *h2peer, good string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.frame(frameHeaders, endHeaders, stream, literal("content-type", "application/jwt"))
-			p.frame(frameData, endStream, stream, good)
-		}},
-		{"an answer with two status codes", false, false, func(p *h2peer, good string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.frame(frameHeaders, endHeaders, stream, "\x88\x8d"+literal("content-type", "application/jwt"))
-			p.frame(frameData, endStream, stream, good)
-		}},
-		{"a header block that cannot be decoded", false, false, func(p *h2peer, _ string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.frame(frameHeaders, endHeaders|endStream, stream, "\xff\xff\xff\xff\xff\xff\xff")
-			p.wait()
-		}},
-		{"DATA before HEADERS", false, false, func(p *h2peer, good string) {
-			p.frame(frameSettings, 0, 0, "")
-			stream, _, _ := p.request()
-			p.frame(frameData, endStream, stream, good)
-			p.wait()
-		}},
-	} {
+	for _, tc := range hostileHTTP2 {
 		t.Run(tc.name, func(t *testing.T) {
 			leaveNothing(t)
 			as := newAS(t)
@@ -610,7 +615,8 @@ func TestOwnTransportSpeaksHTTP1(t *testing.T) {
 	}
 	base, opened, _ := as.serveTLS()
 	m := as.networked(base, phantom.WithTimeout(30*time.Second), phantom.WithMaxInFlight(8))
-	if failed := together(200, func(i int) bool { return statusOf(m, "opaque-token-"+strconv.Itoa(i)) == 200 }); failed != 0 {
+	served := func(i int) bool { return statusOf(m, "opaque-token-"+strconv.Itoa(i)) == 200 }
+	if failed := together(200, served); failed != 0 {
 		t.Errorf("%d failed, log:\n%s", failed, as.logs.String())
 	}
 	if n := opened.Load(); n > 8 {
@@ -633,7 +639,8 @@ func TestHTTP2ConcurrentLookupsStayWithinTheCap(t *testing.T) {
 	})
 	base, opened, _ := as.serveTLS()
 	m := as.networked(base, speakingH2(), phantom.WithTimeout(30*time.Second))
-	if failed := together(500, func(i int) bool { return statusOf(m, "opaque-token-"+strconv.Itoa(i)) == 200 }); failed != 0 {
+	served := func(i int) bool { return statusOf(m, "opaque-token-"+strconv.Itoa(i)) == 200 }
+	if failed := together(500, served); failed != 0 {
 		t.Errorf("%d failed, log:\n%s", failed, as.logs.String())
 	}
 	if n := opened.Load(); n > 64 {

@@ -13,7 +13,7 @@ import (
 )
 
 // blackHole returns an address at which connection requests vanish: that of a
-// listener whose queue is full, and which nobody empties.
+// listener whose queue is full and stays so.
 func blackHole(t *testing.T, address string) net.Addr {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
@@ -123,7 +123,8 @@ func TestAddressChangeIsFollowed(t *testing.T) {
 					p.send(rawAnswer(200, "application/jwt", good))
 				}
 			})
-			m := as.networked("http://as.example.test:"+old.port(), phantom.WithInsecureHTTP(), phantom.WithTimeout(600*time.Millisecond))
+			m := as.networked("http://as.example.test:"+old.port(), phantom.WithInsecureHTTP(),
+				phantom.WithTimeout(600*time.Millisecond))
 			go func() {
 				for range idle {
 					<-arrived

@@ -151,7 +151,7 @@ func TestOutageIsProbedOneAtATime(t *testing.T) {
 						served.Add(1)
 						firstServed.CompareAndSwap(0, int64(time.Since(begin)))
 					case 503:
-						// A probe takes its time; nobody else does.
+						// A probe takes its time; no other request does.
 						if settled.Load() && sent.Sub(begin) > tc.takes+time.Second && time.Since(sent) >= 5*time.Millisecond {
 							slow.Add(1)
 						}
@@ -188,7 +188,8 @@ func TestOutageIsProbedOneAtATime(t *testing.T) {
 					time.Sleep(time.Second / rate)
 				}
 				requests.Wait()
-				if after := time.Duration(firstServed.Load()) - returned; after < 0 || after > tc.takes+time.Second+10*time.Millisecond {
+				after := time.Duration(firstServed.Load()) - returned
+				if after < 0 || after > tc.takes+time.Second+10*time.Millisecond {
 					t.Errorf("first served %v after the return", after)
 				}
 				before := served.Load()
@@ -208,16 +209,9 @@ func TestOutageIsProbedOneAtATime(t *testing.T) {
 // Catalogue: N281.
 func TestHTTPAnswerIsNeverRetried(t *testing.T) {
 	for _, tc := range []struct {
-		status int
-		want   int
+		status, want int
 	}{
-		{503, 503},
-		{400, 502},
-		{429, 503},
-		{500, 503},
-		{502, 503},
-		{408, 502},
-		{425, 502},
+		{503, 503}, {500, 503}, {502, 503}, {429, 503}, {400, 502}, {408, 502}, {425, 502},
 	} {
 		t.Run(fmt.Sprintf("status %d", tc.status), func(t *testing.T) {
 			leaveNothing(t)

@@ -270,7 +270,8 @@ func TestConcurrentLookupsStayWithinTheCap(t *testing.T) {
 	s, opened, _ := as.serveHTTP(nil)
 	m := as.networked(s.URL, phantom.WithTimeout(30*time.Second))
 	begin := time.Now()
-	if failed := together(500, func(i int) bool { return statusOf(m, "opaque-token-"+strconv.Itoa(i)) == 200 }); failed != 0 {
+	served := func(i int) bool { return statusOf(m, "opaque-token-"+strconv.Itoa(i)) == 200 }
+	if failed := together(500, served); failed != 0 {
 		t.Errorf("%d failed", failed)
 	}
 	if took := time.Since(begin); took > 10*time.Second {

@@ -84,7 +84,8 @@ func serverTLS(certificate tls.Certificate) *tls.Config {
 func trusting(ca *certificateAuthority) *http.Client {
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.certificate)
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}}
+	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
 }
 
 // The client asks a server with a good certificate, over the TLS version
@@ -257,7 +258,9 @@ func TestClientCertificateAuthenticates(t *testing.T) {
 	leaveNothing(t)
 	as := newAS(t)
 	good := mint("ES256", claims(nil))
-	clientCert := testCA.issue(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
+	clientCert := testCA.issue(func(c *x509.Certificate) {
+		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	})
 	config := serverTLS(testCA.issue(nil))
 	config.ClientAuth = tls.RequireAndVerifyClientCert
 	config.ClientCAs = x509.NewCertPool()
@@ -300,7 +303,8 @@ func TestTLSFaultsLeaveNothingBehind(t *testing.T) {
 		}},
 		{"HTTP in the handshake", code503A, false, func(p *peer, _ string) {
 			_, _ = p.tcp.Read(make([]byte, 1))
-			_, _ = p.tcp.Write([]byte("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
+			_, _ = p.tcp.Write([]byte("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" +
+				"Client sent an HTTP request to an HTTPS server.\n"))
 		}},
 		{"noise in the handshake", code503A, false, func(p *peer, _ string) {
 			_, _ = p.tcp.Read(make([]byte, 1))

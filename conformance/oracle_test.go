@@ -61,9 +61,10 @@ func (o *oracle) middleware(tb testing.TB, extra ...phantom.Option) *phantom.Mid
 	return m
 }
 
-// unsigned returns an answer whose JWT has a signature that nobody made.
+// unsigned returns an answer whose JWT has an invented signature.
 func unsigned(changes map[string]any) *phantom.Introspection {
-	jwt := b64([]byte(`{"alg":"ES256","typ":"at+jwt"}`)) + "." + b64(must(json.Marshal(claims(changes)))) + "." + b64(make([]byte, 64))
+	header, payload := `{"alg":"ES256","typ":"at+jwt"}`, must(json.Marshal(claims(changes)))
+	jwt := b64([]byte(header)) + "." + b64(payload) + "." + b64(make([]byte, 64))
 	return &phantom.Introspection{Active: true, JWT: jwt, MaxAge: -1}
 }
 

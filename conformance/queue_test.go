@@ -122,6 +122,8 @@ func TestQueueIsNotSentAfterAnOutage(t *testing.T) {
 }
 
 // A hook that panics or ends its goroutine gives its place back.
+//
+// Catalogue: C208, C209.
 func TestHookThatFailsGivesItsPlaceBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
@@ -208,7 +210,8 @@ func TestKnownTokensGoFirst(t *testing.T) {
 						for j := range 10 {
 							wg.Go(func() {
 								junk.Add(1)
-								if _, err := m.Verify(context.Background(), fmt.Sprintf("junk-%d-%d", i, j)); errors.Is(err, phantom.ErrUnavailable) {
+								_, err := m.Verify(context.Background(), fmt.Sprintf("junk-%d-%d", i, j))
+								if errors.Is(err, phantom.ErrUnavailable) {
 									refused.Add(1)
 								}
 							})
@@ -263,7 +266,8 @@ func TestOverloadIsNoOutage(t *testing.T) {
 					time.Sleep(time.Second / time.Duration(tc.rate))
 				}
 				wg.Wait()
-				if capacity := int64(64 * time.Duration(seconds) * time.Second / tc.latency); ok.Load() < capacity*9/10 || o.calls.Load() > ok.Load()*101/100 {
+				capacity := int64(64 * time.Duration(seconds) * time.Second / tc.latency)
+				if ok.Load() < capacity*9/10 || o.calls.Load() > ok.Load()*101/100 {
 					t.Errorf("%d verified of %d that were possible, %d asked", ok.Load(), capacity, o.calls.Load())
 				}
 			})

@@ -206,8 +206,9 @@ func TestFailedRefreshLeavesTheEntryToItsEnd(t *testing.T) {
 			as.introspect = reply(500, "")
 			for time.Since(start) < 40*time.Second {
 				time.Sleep(100 * time.Millisecond)
-				if got := as.try(m, "tok"); got != codeOK && time.Since(start) < 26*time.Second || got == codeOK && time.Since(start) >= 30*time.Second {
-					t.Fatalf("%s at %v", got, time.Since(start))
+				got, at := as.try(m, "tok"), time.Since(start)
+				if got != codeOK && at < 26*time.Second || got == codeOK && at >= 30*time.Second {
+					t.Fatalf("%s at %v", got, at)
 				}
 			}
 		})
@@ -278,7 +279,7 @@ func TestRefreshAheadDoesNotBlock(t *testing.T) {
 		if took := time.Since(start); took != 0 || as.calls.Load() != 2 {
 			t.Errorf("%v for 100 requests, asked %d times", took, as.calls.Load())
 		}
-		// Not even if its client gives up: the refresh is nobody's.
+		// Not even if its client gives up: the refresh is not its own.
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := m.Verify(ctx, "tok"); err != nil {
@@ -314,7 +315,8 @@ func TestJitterSpreadsLookups(t *testing.T) {
 					return &phantom.Introspection{Active: true, JWT: jwt, MaxAge: -1}, nil
 				}}
 				m := must(phantom.New(append(tc.extra,
-					phantom.WithIssuer(issuer), phantom.WithAudience(audience), phantom.WithIntrospector(i), phantom.WithKeySet(payloads{}),
+					phantom.WithIssuer(issuer), phantom.WithAudience(audience),
+					phantom.WithIntrospector(i), phantom.WithKeySet(payloads{}),
 				)...))
 				tokens := make([]string, crowd)
 				for n := range tokens {

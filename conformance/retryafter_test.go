@@ -125,11 +125,12 @@ func TestLateAnswersDoNotShortenRetryAfter(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		late http.HandlerFunc
+		want string
 	}{
-		{"success", answerJWT(mint("ES256", claims(nil)))},
-		{"inactive", reply(204, "")},
-		{"outage", reply(500, "")},
-		{"a shorter wait", reply(429, "", "Retry-After: 1")},
+		{"success", newToken, codeOK},
+		{"inactive", reply(204, ""), code401T},
+		{"outage", reply(500, ""), code503A},
+		{"a shorter wait", reply(429, "", "Retry-After: 1"), code503A},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -137,14 +138,15 @@ func TestLateAnswersDoNotShortenRetryAfter(t *testing.T) {
 				m := as.middleware()
 				token := freshTokens()
 				as.introspect = wait(time.Second, tc.late)
-				done := make(chan bool)
-				go func() { as.try(m, token()); done <- true }()
+				late := later(func() string { return as.try(m, token()) })
 				synctest.Wait()
 				as.introspect = reply(429, "", "Retry-After: 20")
 				if got := retryAfterOf(t, as, m, token()); got != "20" {
 					t.Error(got)
 				}
-				<-done
+				if got := late(); got != tc.want {
+					t.Errorf("the late one: %s, want %s", got, tc.want)
+				}
 				as.introspect = nil
 				time.Sleep(18 * time.Second)
 				if got := retryAfterOf(t, as, m, token()); got != "1" || as.calls.Load() != 2 {
@@ -167,27 +169,26 @@ func TestLateRetryAfterOutlastsTheProbe(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		probe http.HandlerFunc
+		want  string
 	}{
-		{"failed probe", reply(500, "")},
-		{"good probe", nil},
+		{"failed probe", reply(500, ""), code503A},
+		{"good probe", newToken, codeOK},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				m := as.middleware()
 				token := freshTokens()
-				good := answerJWT(mint("ES256", claims(nil)))
 				as.introspect = wait(1500*time.Millisecond, reply(429, "", "Retry-After: 20"))
 				go as.try(m, "late")
 				synctest.Wait()
 				open(t, as, m, token)
 				time.Sleep(time.Second)
-				if tc.probe == nil {
-					tc.probe = good
-				}
 				as.introspect = wait(time.Second, tc.probe)
-				as.try(m, token()) // from 1 s to 2 s; the 429 came at 1.5 s
-				as.introspect = good
+				if got := as.try(m, token()); got != tc.want { // from 1 s to 2 s; the 429 came at 1.5 s
+					t.Errorf("the probe: %s, want %s", got, tc.want)
+				}
+				as.introspect = newToken
 				asked := as.calls.Load()
 				for range 19 {
 					if got := as.try(m, token()); got != code503A {

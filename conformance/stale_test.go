@@ -80,61 +80,74 @@ func TestStaleIfErrorIsBounded(t *testing.T) {
 			})
 		})
 	}
-	t.Run("never after the server called it inactive", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			as := newAS(t)
-			m := as.middleware(stale, phantom.WithRefreshAhead(0))
-			if got := as.try(m, "tok"); got != codeOK {
-				t.Fatal(got)
-			}
-			time.Sleep(61 * time.Second)
-			as.introspect = reply(204, "")
-			if got := as.try(m, "tok"); got != code401T {
-				t.Errorf("revoked: %s", got)
-			}
-			as.introspect = reply(500, "")
-			if got := as.try(m, "tok"); got != code401T {
-				t.Errorf("an outage after that: %s", got)
-			}
-			time.Sleep(5 * time.Second)
-			if got := as.try(m, "tok"); got != code503A {
-				t.Errorf("the outage alone: %s", got)
-			}
-		})
+}
+
+// A stale entry is never served once the server has called its token
+// inactive.
+//
+// Catalogue: C231.
+func TestStaleEntryEndsWhenTheServerCallsItInactive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		m := as.middleware(phantom.WithStaleIfError(30*time.Second), phantom.WithRefreshAhead(0))
+		if got := as.try(m, "tok"); got != codeOK {
+			t.Fatal(got)
+		}
+		time.Sleep(61 * time.Second)
+		as.introspect = reply(204, "")
+		if got := as.try(m, "tok"); got != code401T {
+			t.Errorf("revoked: %s", got)
+		}
+		as.introspect = reply(500, "")
+		if got := as.try(m, "tok"); got != code401T {
+			t.Errorf("an outage after that: %s", got)
+		}
+		time.Sleep(5 * time.Second)
+		if got := as.try(m, "tok"); got != code503A {
+			t.Errorf("the outage alone: %s", got)
+		}
 	})
-	t.Run("not after Forget", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			as := newAS(t)
-			m := as.middleware(stale)
-			if got := as.try(m, "tok"); got != codeOK {
-				t.Fatal(got)
-			}
-			as.introspect = reply(500, "")
-			time.Sleep(61 * time.Second)
-			if got := as.try(m, "tok"); got != codeOK {
-				t.Errorf("stale: %s", got)
-			}
-			m.Forget("tok")
-			if got := as.try(m, "tok"); got != code503A {
-				t.Errorf("forgotten: %s", got)
-			}
-		})
+}
+
+// A stale entry is not served after Forget.
+//
+// Catalogue: C231.
+func TestStaleEntryEndsWithForget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		m := as.middleware(phantom.WithStaleIfError(30 * time.Second))
+		if got := as.try(m, "tok"); got != codeOK {
+			t.Fatal(got)
+		}
+		as.introspect = reply(500, "")
+		time.Sleep(61 * time.Second)
+		if got := as.try(m, "tok"); got != codeOK {
+			t.Errorf("stale: %s", got)
+		}
+		m.Forget("tok")
+		if got := as.try(m, "tok"); got != code503A {
+			t.Errorf("forgotten: %s", got)
+		}
 	})
-	t.Run("not for those who leave", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			as := newAS(t)
-			m := as.middleware(stale)
-			if got := as.try(m, "tok"); got != codeOK {
-				t.Fatal(got)
-			}
-			as.introspect = wait(time.Hour, nil)
-			time.Sleep(61 * time.Second)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			if _, err := m.Verify(ctx, "tok"); !errors.Is(err, phantom.ErrUnavailable) {
-				t.Error(err)
-			}
-			time.Sleep(5 * time.Second)
-		})
+}
+
+// A client that leaves before the outage is known gets no stale entry.
+//
+// Catalogue: C231.
+func TestStaleEntryIsNotForThoseWhoLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		m := as.middleware(phantom.WithStaleIfError(30 * time.Second))
+		if got := as.try(m, "tok"); got != codeOK {
+			t.Fatal(got)
+		}
+		as.introspect = wait(time.Hour, nil)
+		time.Sleep(61 * time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := m.Verify(ctx, "tok"); !errors.Is(err, phantom.ErrUnavailable) {
+			t.Error(err)
+		}
+		time.Sleep(5 * time.Second)
 	})
 }

@@ -52,6 +52,7 @@ func leaveNothing(t testing.TB) {
 // A tcpServer runs a script on each connection that is made to it.
 type tcpServer struct {
 	net.Listener
+	tb      testing.TB
 	script  func(*peer)
 	tls     *tls.Config // nil: plain TCP
 	opened  atomic.Int64
@@ -86,7 +87,7 @@ func listenAt(t testing.TB, address string, config *tls.Config, script func(*pee
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &tcpServer{Listener: l, script: script, tls: config, conns: map[*peer]bool{}}
+	s := &tcpServer{Listener: l, tb: t, script: script, tls: config, conns: map[*peer]bool{}}
 	s.peers.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -190,6 +191,17 @@ func (p *peer) flood(text string) {
 	}
 }
 
+// sendMany sends n bytes, piece by piece, and reports whether the client took
+// all of them.
+func (p *peer) sendMany(n int) bool {
+	for piece := bytes.Repeat([]byte("x"), 16<<10); n > 0; n -= len(piece) {
+		if piece = piece[:min(n, len(piece))]; !p.sendBytes(piece) {
+			return false
+		}
+	}
+	return true
+}
+
 // serve answers each request of the connection with what answer makes of its
 // token.
 func (p *peer) serve(answer func(token string) string) {
@@ -261,8 +273,8 @@ func (as *fakeAS) serveHTTP(prepare func(*httptest.Server)) (s *httptest.Server,
 	return s, opened, open
 }
 
-// statusOf verifies a token and returns the status code of the rejection, or 200.
-// It is for those who ask by the thousand.
+// statusOf verifies a token and returns the status code of the rejection, or
+// 200. It is for tests that ask by the thousand.
 func statusOf(m *phantom.Middleware, token string) int {
 	_, err := m.Verify(context.Background(), token)
 	var e *phantom.Error
@@ -283,6 +295,7 @@ func (as *fakeAS) logged(level, with string) int {
 	return n
 }
 
+// unusedPort returns an address at which no server listens.
 func unusedPort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
