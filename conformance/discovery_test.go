@@ -64,8 +64,10 @@ const (
 	openidPath = "/.well-known/openid-configuration"
 )
 
+// Metadata are looked for at the well-known URLs of RFC 8414 and of OpenID
+// Connect, in this order. New itself asks none of them.
 func TestDiscoveryURLs(t *testing.T) {
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		issuer string
 		urls   []string // in the order in which they are tried
 	}{
@@ -83,25 +85,25 @@ func TestDiscoveryURLs(t *testing.T) {
 			"https://as.test" + oauthPath + "/a%2Fb", "https://as.test" + openidPath + "/a%2Fb", "https://as.test/a%2Fb" + openidPath,
 		}},
 	} {
-		for at, found := range c.urls {
-			t.Run(fmt.Sprintf("%s at %d", c.issuer, at), func(t *testing.T) {
+		for at, found := range tc.urls {
+			t.Run(fmt.Sprintf("%s at %d", tc.issuer, at), func(t *testing.T) {
 				as := newAS(t)
-				as.introspect = answerJWT(mint("ES256", claims(map[string]any{"iss": c.issuer})))
+				as.introspect = answerJWT(mint("ES256", claims(map[string]any{"iss": tc.issuer})))
 				as.metadata = func(w http.ResponseWriter, r *http.Request) {
 					if r.URL.String() != found {
 						http.NotFound(w, r)
 						return
 					}
-					answer(200, "application/json", metadataOf(c.issuer, nil))(w, r)
+					answer(200, "application/json", metadataOf(tc.issuer, nil))(w, r)
 				}
-				m := must(phantom.New(as.discovering(c.issuer)...))
+				m := must(phantom.New(as.discovering(tc.issuer)...))
 				if n := len(as.visited()); n != 0 {
 					t.Errorf("New made %d requests", n)
 				}
 				if got := as.try(m, "opaque"); got != codeOK {
 					t.Error(got)
 				}
-				want := append(append([]string(nil), c.urls[:at+1]...), issuer+endpointPath, issuer+jwksPath)
+				want := append(append([]string(nil), tc.urls[:at+1]...), issuer+endpointPath, issuer+jwksPath)
 				if got := as.visited(); fmt.Sprint(got) != fmt.Sprint(want) {
 					t.Errorf("asked %q, want %q", got, want)
 				}
@@ -110,9 +112,13 @@ func TestDiscoveryURLs(t *testing.T) {
 	}
 }
 
+// Metadata that cannot be used let no request through. They are tried again
+// once a second, and then all is well.
+//
+// Catalogue: K194.
 func TestDiscoveryStatus(t *testing.T) {
 	const both = 2 // well-known URLs
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name   string
 		answer http.HandlerFunc
 		want   string
@@ -148,34 +154,34 @@ func TestDiscoveryStatus(t *testing.T) {
 			answer(200, "application/json", metadataOf(issuer, nil))(w, r)
 		}, code502A, 1, "Content-Encoding"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				as.introspect = newToken
 				tried := 0
 				as.metadata = func(w http.ResponseWriter, r *http.Request) {
 					tried++
-					c.answer(w, r)
+					tc.answer(w, r)
 				}
 				book := as.logBook()
 				m := as.discoverer(booked(book))
-				if got := as.tries(m, 1); got != c.want || tried != c.tried {
-					t.Fatalf("%s after %d requests for metadata, want %s after %d", got, tried, c.want, c.tried)
+				if got := as.tries(m, 1); got != tc.want || tried != tc.tried {
+					t.Fatalf("%s after %d requests for metadata, want %s after %d", got, tried, tc.want, tc.tried)
 				}
 				lines := book.take()
-				if c.want == codeOK {
+				if tc.want == codeOK {
 					checkLine(t, lines, codeOK, "")
 					return
 				}
-				if len(lines) != 1 || lines[0].level != slog.LevelError || lines[0].attrs["detail"] != c.detail {
-					t.Errorf("logged %v, want %q", lines, c.detail)
+				if len(lines) != 1 || lines[0].level != slog.LevelError || lines[0].attrs["detail"] != tc.detail {
+					t.Errorf("logged %v, want %q", lines, tc.detail)
 				}
 				if as.calls.Load() != 0 || as.fetches.Load() != 0 {
 					t.Errorf("%d introspections, %d key set fetches", as.calls.Load(), as.fetches.Load())
 				}
 				// One attempt each second, whoever asks.
 				for range 20 {
-					if got := as.tries(m, 1); got != c.want || tried != c.tried {
+					if got := as.tries(m, 1); got != tc.want || tried != tc.tried {
 						t.Fatalf("at once: %s after %d requests", got, tried)
 					}
 				}
@@ -240,6 +246,10 @@ var badMetadata = map[string]map[string]any{
 	"K200 introspection_endpoint password":   {"introspection_endpoint": "https://u:p@as.test/introspect"},
 }
 
+// At the start, wrong metadata are not believed. Warm returns the error, and no
+// request goes to the URLs in them.
+//
+// Catalogue: K199, K200.
 func TestBadMetadataAtStart(t *testing.T) {
 	for name, changes := range badMetadata {
 		t.Run(name, func(t *testing.T) {
@@ -261,6 +271,10 @@ func TestBadMetadataAtStart(t *testing.T) {
 	}
 }
 
+// At a refresh, wrong metadata are refused and the old ones stay, for an hour
+// past their freshness. A new host for the introspection endpoint is wrong too.
+//
+// Catalogue: K199, K200.
 func TestBadMetadataAtARefresh(t *testing.T) {
 	moved := map[string]map[string]any{
 		"K199 endpoint at another host":   {"introspection_endpoint": "https://evil.test" + endpointPath},
@@ -317,7 +331,7 @@ func TestBadMetadataAtARefresh(t *testing.T) {
 	}
 }
 
-// What may change is followed: another path, another key set.
+// A refresh follows the endpoint to another path at the same host.
 func TestMetadataRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
@@ -349,7 +363,7 @@ func TestMetadataRefresh(t *testing.T) {
 	})
 }
 
-// An endpoint that we do not use may move wherever it likes.
+// An endpoint in the metadata that is not in use may move anywhere.
 func TestUnusedEndpointMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
@@ -376,8 +390,8 @@ func TestUnusedEndpointMoves(t *testing.T) {
 	})
 }
 
-// The endpoint may be at another host than the issuer from the start: that is
-// what the metadata is for.
+// From the start, the metadata may name endpoints at other hosts than the
+// issuer's.
 func TestEndpointsAtOtherHosts(t *testing.T) {
 	as := newAS(t)
 	as.metadata = answer(200, "application/json", metadataOf(issuer, map[string]any{
@@ -392,8 +406,9 @@ func TestEndpointsAtOtherHosts(t *testing.T) {
 	}
 }
 
+// Metadata must name each endpoint that no option gives.
 func TestMetadataWithoutEndpoints(t *testing.T) {
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name    string
 		changes map[string]any
 		extra   []phantom.Option
@@ -408,28 +423,30 @@ func TestMetadataWithoutEndpoints(t *testing.T) {
 		{"no introspection_endpoint, given", map[string]any{"introspection_endpoint": nil}, []phantom.Option{phantom.WithIntrospectionEndpoint(issuer + endpointPath)}, codeOK, ""},
 		{"no jwks_uri, given", map[string]any{"jwks_uri": nil}, []phantom.Option{phantom.WithJWKSURL(issuer + jwksPath)}, codeOK, ""},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			as := newAS(t)
-			as.metadata = answer(200, "application/json", metadataOf(issuer, c.changes))
+			as.metadata = answer(200, "application/json", metadataOf(issuer, tc.changes))
 			book := as.logBook()
-			m := as.discoverer(append(c.extra, booked(book))...)
-			if got := as.try(m, "opaque"); got != c.want {
-				t.Errorf("%s, want %s", got, c.want)
+			m := as.discoverer(append(tc.extra, booked(book))...)
+			if got := as.try(m, "opaque"); got != tc.want {
+				t.Errorf("%s, want %s", got, tc.want)
 			}
 			lines := book.take()
-			checkLine(t, lines, c.want, "")
-			if c.detail != "" && lines[0].attrs["detail"] != c.detail {
-				t.Errorf("logged %v, want %q", lines, c.detail)
+			checkLine(t, lines, tc.want, "")
+			if tc.detail != "" && lines[0].attrs["detail"] != tc.detail {
+				t.Errorf("logged %v, want %q", lines, tc.detail)
 			}
 		})
 	}
 }
 
+// A URL or a hook given by an option wins over the metadata. If both are given,
+// the metadata are not even fetched.
 func TestExplicitEndpointsWin(t *testing.T) {
 	elsewhere := metadataOf(issuer, map[string]any{
 		"introspection_endpoint": "https://other.test/introspect", "jwks_uri": "https://other.test/keys",
 	})
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name  string
 		extra []phantom.Option
 		want  []string // the URLs that are asked
@@ -447,7 +464,7 @@ func TestExplicitEndpointsWin(t *testing.T) {
 		{"key set given", []phantom.Option{phantom.WithKeySet(phantom.StaticKeys(p256Key().Public()))},
 			[]string{issuer + oauthPath, "https://other.test/introspect"}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			as := newAS(t)
 			as.metadata = func(w http.ResponseWriter, r *http.Request) {
 				switch r.URL.Path {
@@ -459,11 +476,11 @@ func TestExplicitEndpointsWin(t *testing.T) {
 					answer(200, "application/json", allKeys())(w, r)
 				}
 			}
-			if got := as.try(as.discoverer(c.extra...), "opaque"); got != codeOK {
+			if got := as.try(as.discoverer(tc.extra...), "opaque"); got != codeOK {
 				t.Error(got)
 			}
-			if got := as.visited(); fmt.Sprint(got) != fmt.Sprint(c.want) {
-				t.Errorf("asked %q, want %q", got, c.want)
+			if got := as.visited(); fmt.Sprint(got) != fmt.Sprint(tc.want) {
+				t.Errorf("asked %q, want %q", got, tc.want)
 			}
 		})
 	}
@@ -489,10 +506,11 @@ func (f introspectFunc) Introspect(ctx context.Context, token string) (*phantom.
 	return f(ctx, token)
 }
 
-// Plain http on the loopback interface is for an issuer that is there itself.
+// An endpoint may use plain http on the loopback interface only if the issuer
+// does so too.
 func TestDiscoveryOverHTTP(t *testing.T) {
 	const local = "http://127.0.0.1:9000"
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name     string
 		issuer   string
 		endpoint string
@@ -507,18 +525,20 @@ func TestDiscoveryOverHTTP(t *testing.T) {
 		{"http, permitted", "http://as.test", "http://as.test" + endpointPath, []phantom.Option{phantom.WithInsecureHTTP()}, codeOK},
 		{"permitted, but not any scheme", issuer, "ftp://as.test" + endpointPath, []phantom.Option{phantom.WithInsecureHTTP()}, code502A},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			as := newAS(t)
-			as.introspect = answerJWT(mint("ES256", claims(map[string]any{"iss": c.issuer})))
-			as.metadata = answer(200, "application/json", metadataOf(c.issuer, map[string]any{"introspection_endpoint": c.endpoint}))
-			m := must(phantom.New(as.discovering(c.issuer, c.extra...)...))
-			if got := as.try(m, "opaque"); got != c.want {
-				t.Errorf("%s, want %s", got, c.want)
+			as.introspect = answerJWT(mint("ES256", claims(map[string]any{"iss": tc.issuer})))
+			as.metadata = answer(200, "application/json", metadataOf(tc.issuer, map[string]any{"introspection_endpoint": tc.endpoint}))
+			m := must(phantom.New(as.discovering(tc.issuer, tc.extra...)...))
+			if got := as.try(m, "opaque"); got != tc.want {
+				t.Errorf("%s, want %s", got, tc.want)
 			}
 		})
 	}
 }
 
+// Warm fetches metadata and keys once, however many call it, and returns what
+// went wrong.
 func TestWarm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
@@ -565,8 +585,8 @@ func TestWarm(t *testing.T) {
 	})
 }
 
-// Metadata that does not come holds up requests no longer than a lookup may
-// take, and not at all once there was some.
+// Metadata that hang hold up a request no longer than a lookup may take. Once
+// there were some, they hold up none.
 func TestHangingMetadata(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
@@ -605,6 +625,10 @@ func TestHangingMetadata(t *testing.T) {
 	})
 }
 
+// Metadata are refreshed after their max-age, but not before a minute and not
+// after an hour.
+//
+// Catalogue: K196.
 func TestMetadataRefreshInterval(t *testing.T) {
 	for header, interval := range map[string]time.Duration{
 		"max-age=0": time.Minute, "": 5 * time.Minute, "max-age=600": 10 * time.Minute, "max-age=31536000": time.Hour,
@@ -634,7 +658,11 @@ func TestMetadataRefreshInterval(t *testing.T) {
 	}
 }
 
-func TestK201MetadataRequestsCarryNothing(t *testing.T) {
+// Requests for metadata and keys carry no credentials, no cookie and no client
+// id.
+//
+// Catalogue: K201.
+func TestMetadataRequestsCarryNothing(t *testing.T) {
 	for name, auth := range map[string]phantom.ClientAuth{
 		"K201 basic":     phantom.ClientSecretBasic(clientID, clientSecret),
 		"K201 post":      phantom.ClientSecretPost(clientID, clientSecret),
@@ -678,10 +706,10 @@ func TestK201MetadataRequestsCarryNothing(t *testing.T) {
 	}
 }
 
-// A failing JWKS behind good metadata is the keys' trouble, bad metadata
-// before it the metadata's.
+// The error of a lookup tells keys that cannot be had from metadata that are
+// wrong.
 func TestWhatIsToBlame(t *testing.T) {
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name     string
 		metadata http.HandlerFunc
 		jwks     http.HandlerFunc
@@ -694,25 +722,27 @@ func TestWhatIsToBlame(t *testing.T) {
 		{"metadata down", answer(500, "", ""), nil, code503A, phantom.ReasonKeysUnavailable, "metadata: status 500"},
 		{"metadata wrong", answer(200, "application/json", metadataOf("https://evil.test", nil)), nil, code502A, phantom.ReasonProtocol, "metadata: issuer differs from the configured one"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			as := newAS(t)
-			as.metadata, as.jwks = c.metadata, c.jwks
+			as.metadata, as.jwks = tc.metadata, tc.jwks
 			m := as.discoverer(phantom.WithIntrospectionEndpoint(issuer + endpointPath))
 			_, err := m.Verify(t.Context(), "opaque")
 			var e *phantom.Error
-			if !errors.As(err, &e) || e.Reason != c.reason || e.Detail != c.detail {
-				t.Errorf("%v, want %s: %s", err, c.reason, c.detail)
+			if !errors.As(err, &e) || e.Reason != tc.reason || e.Detail != tc.detail {
+				t.Errorf("%v, want %s: %s", err, tc.reason, tc.detail)
 			}
-			if got := as.try(m, "opaque"); got != c.want {
-				t.Errorf("%s, want %s", got, c.want)
+			if got := as.try(m, "opaque"); got != tc.want {
+				t.Errorf("%s, want %s", got, tc.want)
 			}
 		})
 	}
 }
 
-// K200: a scheme in upper case is https all the same, which plain http on the
-// loopback interface is not for.
-func TestK200IssuerInUpperCase(t *testing.T) {
+// An issuer with its scheme in upper case is https all the same. Plain http on
+// the loopback interface is not for its endpoints.
+//
+// Catalogue: K200.
+func TestIssuerInUpperCase(t *testing.T) {
 	const shouted = "HTTPS://as.test"
 	as := newAS(t)
 	for name, changes := range map[string]map[string]any{

@@ -24,19 +24,21 @@ func (payloads) VerifySignature(_ context.Context, jwt string) ([]byte, error) {
 	return base64.RawURLEncoding.DecodeString(strings.Split(jwt, ".")[1])
 }
 
-// FuzzAnswer feeds the introspection client with answers. "<JWT>" in a body
-// stands for a good JWT of this very moment. Whatever the answer is, the
-// outcome is one of four, and a request passes only with that JWT, by an answer
-// of 200 that an independent reading takes for active as well.
+// An answer of the server, whatever is in it, has one of four outcomes. A
+// request passes only with the JWT of this very moment, in an answer that an
+// independent reading takes for active too. "<JWT>" in a body stands for that
+// JWT.
+//
+// Catalogue: L294.
 func FuzzAnswer(f *testing.F) {
-	for _, c := range dialects {
+	for _, tc := range dialects {
 		contentType := ""
-		for _, field := range c.fields {
+		for _, field := range tc.fields {
 			if name, value, _ := strings.Cut(field, ": "); name == "Content-Type" {
 				contentType = value
 			}
 		}
-		f.Add(uint16(c.status), contentType, "", []byte(c.body), false)
+		f.Add(uint16(tc.status), contentType, "", []byte(tc.body), false)
 	}
 	for _, body := range []string{
 		`<JWT>`, "<JWT>\r\n", `"<JWT>"`, `{"active":true,"jwt":"<JWT>"}`, `{"active":true,"phantom_token":"<JWT>","exp":4102444800}`,
@@ -115,8 +117,10 @@ func activeByAnotherReading(status int, text, jwt string) bool {
 		(members["phantom_token"] == jwt || members["jwt"] == jwt)
 }
 
-// FuzzClientSecretBasic checks that a server that decodes by RFC 6749 section
-// 2.3.1 gets the very credentials that were given.
+// A server that decodes by RFC 6749 section 2.3.1 gets the very credentials
+// that were given.
+//
+// Catalogue: A120, L294.
 func FuzzClientSecretBasic(f *testing.F) {
 	f.Add("a:b", "p%w+d é")
 	f.Add("\x00", "::")

@@ -43,6 +43,7 @@ var notCompiling = []struct{ mistake, code, compiler string }{
 	{"seconds", `_ = phantom.WithMaxTTL(1.5)`, "Duration"},
 }
 
+// None of these mistakes compiles, and the compiler says why.
 func TestIncorrectUsesThatDoNotCompile(t *testing.T) {
 	const packageDir = "incorrect"
 	var source strings.Builder
@@ -60,8 +61,8 @@ func use(auth *phantom.Middleware, tok *phantom.Token, ctx context.Context, mux 
 func main() {
 `)
 	first := strings.Count(source.String(), "\n") + 1
-	for _, c := range notCompiling {
-		fmt.Fprintf(&source, "\t_ = func(auth *phantom.Middleware, tok *phantom.Token, ctx context.Context, mux *http.ServeMux) { %s }\n", c.code)
+	for _, tc := range notCompiling {
+		fmt.Fprintf(&source, "\t_ = func(auth *phantom.Middleware, tok *phantom.Token, ctx context.Context, mux *http.ServeMux) { %s }\n", tc.code)
 	}
 	source.WriteString("}\n")
 	root, dir := must(os.Getwd()), t.TempDir()
@@ -84,9 +85,9 @@ func main() {
 	for _, line := range regexp.MustCompile(`(?m)^\S*main\.go:(\d+):\d+: (.*)$`).FindAllStringSubmatch(string(out), -1) {
 		said[must(strconv.Atoi(line[1]))] += line[2] + "\n"
 	}
-	for i, c := range notCompiling {
-		if got := said[first+i]; !strings.Contains(got, c.compiler) {
-			t.Errorf("%s: %s: the compiler says %q, want something with %q", c.mistake, c.code, got, c.compiler)
+	for i, tc := range notCompiling {
+		if got := said[first+i]; !strings.Contains(got, tc.compiler) {
+			t.Errorf("%s: %s: the compiler says %q, want something with %q", tc.mistake, tc.code, got, tc.compiler)
 		}
 		delete(said, first+i)
 	}
@@ -95,6 +96,7 @@ func main() {
 	}
 }
 
+// These mistakes panic when the program wires its handlers.
 func TestIncorrectUsesThatPanicAtWiring(t *testing.T) {
 	m := newAS(t).middleware()
 	next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
@@ -127,8 +129,9 @@ func TestIncorrectUsesThatPanicAtWiring(t *testing.T) {
 	}
 }
 
+// New refuses these mistakes and names the option.
 func TestIncorrectUsesThatNewRefuses(t *testing.T) {
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		mistake string
 		option  string // that the error names
 		opts    []phantom.Option
@@ -151,16 +154,20 @@ func TestIncorrectUsesThatNewRefuses(t *testing.T) {
 		{"a nil logger", "WithLogger", []phantom.Option{phantom.WithLogger(nil)}},
 		{"a nil requirement", "WithRequirements", []phantom.Option{phantom.WithRequirements(nil)}},
 	} {
-		t.Run(c.mistake, func(t *testing.T) {
-			m, err := phantom.New(newAS(t).options(c.opts...)...)
+		t.Run(tc.mistake, func(t *testing.T) {
+			m, err := phantom.New(newAS(t).options(tc.opts...)...)
 			var config *phantom.ConfigError
-			if m != nil || !errors.As(err, &config) || config.Option != c.option {
-				t.Errorf("%v, %v, want an error that names %s", m, err, c.option)
+			if m != nil || !errors.As(err, &config) || config.Option != tc.option {
+				t.Errorf("%v, %v, want an error that names %s", m, err, tc.option)
 			}
 		})
 	}
 }
 
+// A handler without a token, or with a wrong type for the claims, gets an error
+// and never half a value.
+//
+// Catalogue: P69.
 func TestIncorrectUsesInAHandler(t *testing.T) {
 	ctx := context.Background() // of a route that nobody protected
 	if tok, ok := phantom.FromContext(ctx); ok || tok != nil {
