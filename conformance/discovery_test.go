@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +28,7 @@ func (as *fakeAS) discovering(iss string, extra ...phantom.Option) []phantom.Opt
 	}, extra...)
 }
 
+// discoverer returns a Middleware that finds the endpoints in the metadata.
 func (as *fakeAS) discoverer(extra ...phantom.Option) *phantom.Middleware {
 	as.tb.Helper()
 	m, err := phantom.New(as.discovering(issuer, extra...)...)
@@ -59,6 +61,7 @@ func (as *fakeAS) visited() []string {
 	return urls
 }
 
+// The well-known paths of RFC 8414 and of OpenID Connect Discovery.
 const (
 	oauthPath  = "/.well-known/oauth-authorization-server"
 	openidPath = "/.well-known/openid-configuration"
@@ -136,9 +139,9 @@ func TestDiscoveryStatus(t *testing.T) {
 		{"503", answer(503, "", ""), code503A, 1, "metadata: status 503"},
 		{"204", answer(204, "", ""), code502A, 1, "metadata: status 204"},
 		{"203", answer(203, "application/json", metadataOf(issuer, nil)), code502A, 1, "metadata: status 203"},
-		{"K194 302", redirect(302), code502A, 1, "metadata: status 302"},
-		{"K194 307", redirect(307), code502A, 1, "metadata: status 307"},
-		{"K194 308", redirect(308), code502A, 1, "metadata: status 308"},
+		{"302", redirect(302), code502A, 1, "metadata: status 302"},
+		{"307", redirect(307), code502A, 1, "metadata: status 307"},
+		{"308", redirect(308), code502A, 1, "metadata: status 308"},
 		{"HTML", answer(200, "text/html", "<html>"), code502A, 1, "metadata: not strict JSON"},
 		{"empty", answer(200, "application/json", ""), code502A, 1, "metadata: not strict JSON"},
 		{"array", answer(200, "application/json", "["+metadataOf(issuer, nil)+"]"), code502A, 1, "metadata: not strict JSON"},
@@ -199,67 +202,96 @@ func TestDiscoveryStatus(t *testing.T) {
 	}
 }
 
-// badMetadata are documents that must not be believed.
-var badMetadata = map[string]map[string]any{
-	"K199 another issuer":                    {"issuer": "https://evil.test"},
-	"K199 trailing slash":                    {"issuer": issuer + "/"},
-	"K199 other case":                        {"issuer": "https://AS.test"},
-	"K199 port":                              {"issuer": issuer + ":443"},
-	"K199 path":                              {"issuer": issuer + "/tenant"},
-	"K199 prefix":                            {"issuer": issuer + ".evil.test"},
-	"K199 missing":                           {"issuer": nil},
-	"K199 null":                              {"issuer": null},
-	"K199 array":                             {"issuer": []string{issuer}},
-	"K199 empty":                             {"issuer": ""},
-	"K199 NUL":                               {"issuer": issuer + "\x00"},
-	"K199 only ISSUER":                       {"issuer": nil, "ISSUER": issuer},
-	"K200 jwks_uri http":                     {"jwks_uri": "http://as.test/jwks"},
-	"K200 jwks_uri file":                     {"jwks_uri": "file:///etc/passwd"},
-	"K200 jwks_uri link-local":               {"jwks_uri": "http://169.254.169.254/"},
-	"K200 jwks_uri loopback":                 {"jwks_uri": "http://127.0.0.1/jwks"},
-	"K200 jwks_uri localhost":                {"jwks_uri": "http://localhost/jwks"},
-	"K200 jwks_uri relative":                 {"jwks_uri": "/jwks"},
-	"K200 jwks_uri without scheme":           {"jwks_uri": "//as.test/jwks"},
-	"K200 jwks_uri opaque":                   {"jwks_uri": "https:as.test"},
-	"K200 jwks_uri without host":             {"jwks_uri": "https:///jwks"},
-	"K200 jwks_uri port only":                {"jwks_uri": "https://:443/jwks"},
-	"K200 jwks_uri with a password":          {"jwks_uri": "https://u:p@as.test/jwks"},
-	"K200 jwks_uri with a fragment":          {"jwks_uri": "https://as.test/jwks#x"},
-	"K200 jwks_uri with an empty fragment":   {"jwks_uri": "https://as.test/jwks#"},
-	"K200 jwks_uri with a backslash":         {"jwks_uri": `https://as.test\@evil.test/jwks`},
-	"K200 jwks_uri with a line break":        {"jwks_uri": "https://as.test/jwks\r\nHost: evil.test"},
-	"K200 jwks_uri with a space in front":    {"jwks_uri": " https://as.test/jwks"},
-	"K200 jwks_uri with a bad port":          {"jwks_uri": "https://as.test:x/jwks"},
-	"K200 jwks_uri gopher":                   {"jwks_uri": "gopher://as.test/"},
-	"K200 jwks_uri data":                     {"jwks_uri": "data:application/json,{}"},
-	"K200 jwks_uri unix":                     {"jwks_uri": "unix:///var/run/docker.sock"},
-	"K200 jwks_uri number":                   {"jwks_uri": 1},
-	"K200 jwks_uri empty":                    {"jwks_uri": ""},
-	"K200 jwks_uri array":                    {"jwks_uri": []string{issuer + jwksPath}},
-	"K200 introspection_endpoint http":       {"introspection_endpoint": "http://as.test/introspect"},
-	"K200 introspection_endpoint file":       {"introspection_endpoint": "file:///etc/passwd"},
-	"K200 introspection_endpoint link-local": {"introspection_endpoint": "http://169.254.169.254/"},
-	"K200 introspection_endpoint loopback":   {"introspection_endpoint": "http://[::1]/introspect"},
-	"K200 introspection_endpoint empty":      {"introspection_endpoint": ""},
-	"K200 introspection_endpoint object":     {"introspection_endpoint": map[string]any{}},
-	"K200 introspection_endpoint no host":    {"introspection_endpoint": "https://"},
-	"K200 introspection_endpoint password":   {"introspection_endpoint": "https://u:p@as.test/introspect"},
+// A metadataFault is a change of good metadata, after which they must not be
+// believed.
+type metadataFault struct {
+	name    string
+	changes map[string]any
 }
+
+// metadataFaults are wrong at the start and at a refresh.
+var metadataFaults = []metadataFault{
+	{"another issuer", map[string]any{"issuer": "https://evil.test"}},
+	{"issuer with a trailing slash", map[string]any{"issuer": issuer + "/"}},
+	{"issuer in another case", map[string]any{"issuer": "https://AS.test"}},
+	{"issuer with a port", map[string]any{"issuer": issuer + ":443"}},
+	{"issuer with a path", map[string]any{"issuer": issuer + "/tenant"}},
+	{"issuer that ours is a prefix of", map[string]any{"issuer": issuer + ".evil.test"}},
+	{"no issuer", map[string]any{"issuer": nil}},
+	{"issuer of null", map[string]any{"issuer": null}},
+	{"issuer as an array", map[string]any{"issuer": []string{issuer}}},
+	{"empty issuer", map[string]any{"issuer": ""}},
+	{"issuer with NUL", map[string]any{"issuer": issuer + "\x00"}},
+	{"issuer only as ISSUER", map[string]any{"issuer": nil, "ISSUER": issuer}},
+	{"jwks_uri http", map[string]any{"jwks_uri": "http://as.test/jwks"}},
+	{"jwks_uri file", map[string]any{"jwks_uri": "file:///etc/passwd"}},
+	{"jwks_uri link-local", map[string]any{"jwks_uri": "http://169.254.169.254/"}},
+	{"jwks_uri loopback", map[string]any{"jwks_uri": "http://127.0.0.1/jwks"}},
+	{"jwks_uri localhost", map[string]any{"jwks_uri": "http://localhost/jwks"}},
+	{"jwks_uri relative", map[string]any{"jwks_uri": "/jwks"}},
+	{"jwks_uri without scheme", map[string]any{"jwks_uri": "//as.test/jwks"}},
+	{"jwks_uri opaque", map[string]any{"jwks_uri": "https:as.test"}},
+	{"jwks_uri without host", map[string]any{"jwks_uri": "https:///jwks"}},
+	{"jwks_uri port only", map[string]any{"jwks_uri": "https://:443/jwks"}},
+	{"jwks_uri with a password", map[string]any{"jwks_uri": "https://u:p@as.test/jwks"}},
+	{"jwks_uri with a fragment", map[string]any{"jwks_uri": "https://as.test/jwks#x"}},
+	{"jwks_uri with an empty fragment", map[string]any{"jwks_uri": "https://as.test/jwks#"}},
+	{"jwks_uri with a backslash", map[string]any{"jwks_uri": `https://as.test\@evil.test/jwks`}},
+	{"jwks_uri with a line break", map[string]any{"jwks_uri": "https://as.test/jwks\r\nHost: evil.test"}},
+	{"jwks_uri with a space in front", map[string]any{"jwks_uri": " https://as.test/jwks"}},
+	{"jwks_uri with a bad port", map[string]any{"jwks_uri": "https://as.test:x/jwks"}},
+	{"jwks_uri gopher", map[string]any{"jwks_uri": "gopher://as.test/"}},
+	{"jwks_uri data", map[string]any{"jwks_uri": "data:application/json,{}"}},
+	{"jwks_uri unix", map[string]any{"jwks_uri": "unix:///var/run/docker.sock"}},
+	{"jwks_uri number", map[string]any{"jwks_uri": 1}},
+	{"jwks_uri empty", map[string]any{"jwks_uri": ""}},
+	{"jwks_uri array", map[string]any{"jwks_uri": []string{issuer + jwksPath}}},
+	{"introspection_endpoint http", map[string]any{"introspection_endpoint": "http://as.test/introspect"}},
+	{"introspection_endpoint file", map[string]any{"introspection_endpoint": "file:///etc/passwd"}},
+	{"introspection_endpoint link-local", map[string]any{"introspection_endpoint": "http://169.254.169.254/"}},
+	{"introspection_endpoint loopback", map[string]any{"introspection_endpoint": "http://[::1]/introspect"}},
+	{"introspection_endpoint empty", map[string]any{"introspection_endpoint": ""}},
+	{"introspection_endpoint object", map[string]any{"introspection_endpoint": map[string]any{}}},
+	{"introspection_endpoint no host", map[string]any{"introspection_endpoint": "https://"}},
+	{"introspection_endpoint password", map[string]any{"introspection_endpoint": "https://u:p@as.test/introspect"}},
+}
+
+// metadataMoves are right at the start and wrong at a refresh.
+var metadataMoves = []metadataFault{
+	{"endpoint at another host", map[string]any{"introspection_endpoint": "https://evil.test" + endpointPath}},
+	{"endpoint at another port", map[string]any{"introspection_endpoint": "https://as.test:8443" + endpointPath}},
+	{"endpoint at a sub-domain", map[string]any{"introspection_endpoint": "https://login.as.test" + endpointPath}},
+	{"endpoint at another case", map[string]any{"introspection_endpoint": "https://AS.test" + endpointPath}},
+	{"endpoint gone", map[string]any{"introspection_endpoint": nil}},
+	{"both at another host", map[string]any{"introspection_endpoint": "https://evil.test" + endpointPath, "jwks_uri": "https://evil.test" + jwksPath}},
+	{"endpoint at an IPv6 host", map[string]any{"introspection_endpoint": "https://[::1]" + endpointPath}},
+	{"endpoint with odd encoding", map[string]any{"introspection_endpoint": "https://as%2etest" + endpointPath}},
+}
+
+// badMetadata are the changes of metadataFaults by their names.
+var badMetadata = func() map[string]map[string]any {
+	all := map[string]map[string]any{}
+	for _, fault := range metadataFaults {
+		all[fault.name] = fault.changes
+	}
+	return all
+}()
 
 // At the start, wrong metadata are not believed. Warm returns the error, and no
 // request goes to the URLs in them.
 //
 // Catalogue: K199, K200.
 func TestBadMetadataAtStart(t *testing.T) {
-	for name, changes := range badMetadata {
-		t.Run(name, func(t *testing.T) {
+	for _, fault := range metadataFaults {
+		t.Run(fault.name, func(t *testing.T) {
 			as := newAS(t)
-			as.metadata = answer(200, "application/json", metadataOf(issuer, changes))
+			as.metadata = answer(200, "application/json", metadataOf(issuer, fault.changes))
 			book := as.logBook()
 			m := as.discoverer(booked(book))
 			err := m.Warm(t.Context())
 			var e *phantom.Error
-			if !errors.Is(err, phantom.ErrUpstream) || !errors.As(err, &e) || !strings.HasPrefix(e.Detail, "metadata: ") || e.StatusCode() != 502 {
+			if !errors.Is(err, phantom.ErrUpstream) || !errors.As(err, &e) ||
+				!strings.HasPrefix(e.Detail, "metadata: ") || e.StatusCode() != 502 {
 				t.Errorf("Warm: %v", err)
 			}
 			if got := as.try(m, "opaque"); got != code502A {
@@ -276,19 +308,8 @@ func TestBadMetadataAtStart(t *testing.T) {
 //
 // Catalogue: K199, K200.
 func TestBadMetadataAtARefresh(t *testing.T) {
-	moved := map[string]map[string]any{
-		"K199 endpoint at another host":   {"introspection_endpoint": "https://evil.test" + endpointPath},
-		"K199 endpoint at another port":   {"introspection_endpoint": "https://as.test:8443" + endpointPath},
-		"K199 endpoint at a sub-domain":   {"introspection_endpoint": "https://login.as.test" + endpointPath},
-		"K199 endpoint at another case":   {"introspection_endpoint": "https://AS.test" + endpointPath},
-		"K199 endpoint gone":              {"introspection_endpoint": nil},
-		"K199 both at another host":       {"introspection_endpoint": "https://evil.test" + endpointPath, "jwks_uri": "https://evil.test" + jwksPath},
-		"K199 endpoint at an IPv6 host":   {"introspection_endpoint": "https://[::1]" + endpointPath},
-		"K199 endpoint with odd encoding": {"introspection_endpoint": "https://as%2etest" + endpointPath},
-	}
-	maps.Copy(moved, badMetadata)
-	for name, changes := range moved {
-		t.Run(name, func(t *testing.T) {
+	for _, fault := range slices.Concat(metadataFaults, metadataMoves) {
+		t.Run(fault.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				as.introspect = newToken
@@ -298,7 +319,7 @@ func TestBadMetadataAtARefresh(t *testing.T) {
 				if err := m.Warm(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				as.metadata = answer(200, "application/json", metadataOf(issuer, changes))
+				as.metadata = answer(200, "application/json", metadataOf(issuer, fault.changes))
 				time.Sleep(5*time.Minute + time.Second)
 				for range 30 { // half an hour of failing refreshes
 					if got := as.tries(m, 1); got != codeOK {
@@ -314,7 +335,7 @@ func TestBadMetadataAtARefresh(t *testing.T) {
 					time.Sleep(time.Minute)
 				}
 				as.onlyAsked(t, oauthPath, endpointPath, jwksPath)
-				// For ever it is not: then there is no metadata, and no verdict.
+				// They do not stay for ever. Then there is no verdict.
 				time.Sleep(time.Hour)
 				if got := as.tries(m, 1); got != code502A {
 					t.Errorf("an hour past its freshness: %s", got)
@@ -336,8 +357,9 @@ func TestMetadataRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		as := newAS(t)
 		as.introspect = newToken
-		as.metadata = answer(200, "application/json", metadataOf(issuer, map[string]any{"introspection_endpoint": issuer + "/old"}))
-		before := as.metadata
+		before := answer(200, "application/json", metadataOf(issuer, map[string]any{
+			"introspection_endpoint": issuer + "/old",
+		}))
 		old := 0
 		as.metadata = func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/old" {
@@ -373,7 +395,9 @@ func TestUnusedEndpointMoves(t *testing.T) {
 		if got := as.tries(m, 1); got != code503A { // no keys at that URL
 			t.Error(got)
 		}
-		as.metadata = answer(200, "application/json", metadataOf(issuer, map[string]any{"introspection_endpoint": "https://moved.test/"}))
+		as.metadata = answer(200, "application/json", metadataOf(issuer, map[string]any{
+			"introspection_endpoint": "https://moved.test/",
+		}))
 		time.Sleep(5*time.Minute + time.Second)
 		if got := as.tries(m, 1); got != code503A { // begins the refresh
 			t.Error(got)
@@ -459,7 +483,8 @@ func TestExplicitEndpointsWin(t *testing.T) {
 		{"JWKS URL given", []phantom.Option{phantom.WithJWKSURL(issuer + jwksPath)},
 			[]string{issuer + oauthPath, "https://other.test/introspect", issuer + jwksPath}},
 		{"endpoint and key set given", []phantom.Option{
-			phantom.WithIntrospectionEndpoint(issuer + endpointPath), phantom.WithKeySet(phantom.StaticKeys(p256Key().Public())),
+			phantom.WithIntrospectionEndpoint(issuer + endpointPath),
+			phantom.WithKeySet(phantom.StaticKeys(p256Key().Public())),
 		}, []string{issuer + endpointPath}},
 		{"key set given", []phantom.Option{phantom.WithKeySet(phantom.StaticKeys(p256Key().Public()))},
 			[]string{issuer + oauthPath, "https://other.test/introspect"}},
@@ -500,12 +525,6 @@ func TestExplicitEndpointsWin(t *testing.T) {
 	})
 }
 
-type introspectFunc func(ctx context.Context, token string) (*phantom.Introspection, error)
-
-func (f introspectFunc) Introspect(ctx context.Context, token string) (*phantom.Introspection, error) {
-	return f(ctx, token)
-}
-
 // An endpoint may use plain http on the loopback interface only if the issuer
 // does so too.
 func TestDiscoveryOverHTTP(t *testing.T) {
@@ -528,7 +547,9 @@ func TestDiscoveryOverHTTP(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			as := newAS(t)
 			as.introspect = answerJWT(mint("ES256", claims(map[string]any{"iss": tc.issuer})))
-			as.metadata = answer(200, "application/json", metadataOf(tc.issuer, map[string]any{"introspection_endpoint": tc.endpoint}))
+			as.metadata = answer(200, "application/json", metadataOf(tc.issuer, map[string]any{
+				"introspection_endpoint": tc.endpoint,
+			}))
 			m := must(phantom.New(as.discovering(tc.issuer, tc.extra...)...))
 			if got := as.try(m, "opaque"); got != tc.want {
 				t.Errorf("%s, want %s", got, tc.want)
@@ -630,15 +651,21 @@ func TestHangingMetadata(t *testing.T) {
 //
 // Catalogue: K196.
 func TestMetadataRefreshInterval(t *testing.T) {
-	for header, interval := range map[string]time.Duration{
-		"max-age=0": time.Minute, "": 5 * time.Minute, "max-age=600": 10 * time.Minute, "max-age=31536000": time.Hour,
+	for _, tc := range []struct {
+		name, header string
+		interval     time.Duration
+	}{
+		{"no time at all", "max-age=0", time.Minute},
+		{"nothing said", "", 5 * time.Minute},
+		{"ten minutes", "max-age=600", 10 * time.Minute},
+		{"a year", "max-age=31536000", time.Hour},
 	} {
-		t.Run("K196 "+header, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
 				as.introspect = newToken
 				as.metadata = func(w http.ResponseWriter, r *http.Request) {
-					w.Header().Set("Cache-Control", header)
+					w.Header().Set("Cache-Control", tc.header)
 					answer(200, "application/json", metadataOf(issuer, nil))(w, r)
 				}
 				m := as.discoverer()
@@ -647,7 +674,7 @@ func TestMetadataRefreshInterval(t *testing.T) {
 						t.Fatal(got)
 					}
 					synctest.Wait()
-					time.Sleep(interval - time.Second)
+					time.Sleep(tc.interval - time.Second)
 					if got := as.tries(m, 3); got != codeOK || len(as.recorded(oauthPath)) != round+1 {
 						t.Errorf("a second before: %s, %d requests", got, len(as.recorded(oauthPath)))
 					}
@@ -663,14 +690,17 @@ func TestMetadataRefreshInterval(t *testing.T) {
 //
 // Catalogue: K201.
 func TestMetadataRequestsCarryNothing(t *testing.T) {
-	for name, auth := range map[string]phantom.ClientAuth{
-		"K201 basic":     phantom.ClientSecretBasic(clientID, clientSecret),
-		"K201 post":      phantom.ClientSecretPost(clientID, clientSecret),
-		"K201 assertion": phantom.PrivateKeyJWT(clientID, "", "ES256", p256Key()),
-		"K201 bearer":    phantom.BearerToken(func(context.Context) (string, error) { return clientSecret, nil }),
-		"K201 TLS":       phantom.TLSClientAuth(clientID),
+	for _, tc := range []struct {
+		name string
+		auth phantom.ClientAuth
+	}{
+		{"basic", phantom.ClientSecretBasic(clientID, clientSecret)},
+		{"post", phantom.ClientSecretPost(clientID, clientSecret)},
+		{"assertion", phantom.PrivateKeyJWT(clientID, "", "ES256", p256Key())},
+		{"bearer", phantom.BearerToken(func(context.Context) (string, error) { return clientSecret, nil })},
+		{"TLS", phantom.TLSClientAuth(clientID)},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			as := newAS(t)
 			as.metadata = func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Set-Cookie", "session=1")
@@ -682,7 +712,8 @@ func TestMetadataRequestsCarryNothing(t *testing.T) {
 			}
 			jar := must(cookiejar.New(nil))
 			jar.SetCookies(must(url.Parse(issuer)), []*http.Cookie{{Name: "old", Value: "cookie"}})
-			m := as.discoverer(phantom.WithClientAuth(auth), phantom.WithHTTPClient(&http.Client{Transport: as, Jar: jar}))
+			client := &http.Client{Transport: as, Jar: jar}
+			m := as.discoverer(phantom.WithClientAuth(tc.auth), phantom.WithHTTPClient(client))
 			r := get("Bearer opaque")
 			r.Header.Set("Cookie", "client=1")
 			if got := as.send(m.Handler, r); got != codeOK {
@@ -745,16 +776,20 @@ func TestWhatIsToBlame(t *testing.T) {
 func TestIssuerInUpperCase(t *testing.T) {
 	const shouted = "HTTPS://as.test"
 	as := newAS(t)
-	for name, changes := range map[string]map[string]any{
-		"good":             nil,
-		"K200 endpoint":    {"introspection_endpoint": "http://127.0.0.1/introspect"},
-		"K200 jwks_uri":    {"jwks_uri": "http://localhost/jwks"},
-		"K200 both, as is": {"jwks_uri": "HTTPS://as.test/jwks"},
+	for _, tc := range []struct {
+		name    string
+		changes map[string]any
+		want    error // of Warm
+	}{
+		{"good", nil, nil},
+		{"endpoint over http", map[string]any{"introspection_endpoint": "http://127.0.0.1/introspect"}, phantom.ErrUpstream},
+		{"jwks_uri over http", map[string]any{"jwks_uri": "http://localhost/jwks"}, phantom.ErrUpstream},
+		{"jwks_uri in upper case too", map[string]any{"jwks_uri": "HTTPS://as.test/jwks"}, nil},
 	} {
-		as.metadata = answer(200, "application/json", metadataOf(shouted, changes))
+		as.metadata = answer(200, "application/json", metadataOf(shouted, tc.changes))
 		err := must(phantom.New(as.discovering(shouted)...)).Warm(t.Context())
-		if plain := name == "K200 endpoint" || name == "K200 jwks_uri"; plain != errors.Is(err, phantom.ErrUpstream) || !plain && err != nil {
-			t.Errorf("%s: %v", name, err)
+		if !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
+// discard is a log that keeps nothing.
 var discard = slog.New(slog.DiscardHandler)
 
 // payloads is a KeySet that takes every signature for good.
@@ -24,10 +25,9 @@ func (payloads) VerifySignature(_ context.Context, jwt string) ([]byte, error) {
 	return base64.RawURLEncoding.DecodeString(strings.Split(jwt, ".")[1])
 }
 
-// An answer of the server, whatever is in it, has one of four outcomes. A
-// request passes only with the JWT of this very moment, in an answer that an
-// independent reading takes for active too. "<JWT>" in a body stands for that
-// JWT.
+// Any answer of the server leads to one of four outcomes. A request passes only
+// with the JWT of this very moment, in an answer that an independent reading
+// takes for active too. "<JWT>" in a body stands for that JWT.
 //
 // Catalogue: L294.
 func FuzzAnswer(f *testing.F) {
@@ -41,8 +41,10 @@ func FuzzAnswer(f *testing.F) {
 		f.Add(uint16(tc.status), contentType, "", []byte(tc.body), false)
 	}
 	for _, body := range []string{
-		`<JWT>`, "<JWT>\r\n", `"<JWT>"`, `{"active":true,"jwt":"<JWT>"}`, `{"active":true,"phantom_token":"<JWT>","exp":4102444800}`,
-		`{"active":false,"phantom_token":"<JWT>"}`, `{"active":true,"phantom_token":"<JWT>","phantom_token":"x"}`, `{}`, ``,
+		`<JWT>`, "<JWT>\r\n", `"<JWT>"`,
+		`{"active":true,"jwt":"<JWT>"}`, `{"active":true,"phantom_token":"<JWT>","exp":4102444800}`,
+		`{"active":false,"phantom_token":"<JWT>"}`, `{"active":true,"phantom_token":"<JWT>","phantom_token":"x"}`,
+		`{}`, ``,
 		`{"\u0061ctive":true,"jwt":"<JWT>","sub":"alice","cnf":null}`, `[[[[`, "\ufeff{}",
 	} {
 		for _, contentType := range []string{"application/jwt", "application/json; charset=utf-8", ""} {
@@ -72,7 +74,8 @@ func FuzzAnswer(f *testing.F) {
 			}
 			asked++
 			return &http.Response{
-				StatusCode: int(status), Header: header, Body: io.NopCloser(strings.NewReader(text)), ContentLength: -1, Request: r,
+				StatusCode: int(status), Header: header, Request: r,
+				Body: io.NopCloser(strings.NewReader(text)), ContentLength: -1,
 			}, nil
 		})
 		opts := []phantom.Option{phantom.WithHTTPClient(&http.Client{Transport: transport}), phantom.WithCacheSize(0)}
@@ -120,7 +123,7 @@ func activeByAnotherReading(status int, text, jwt string) bool {
 // A server that decodes by RFC 6749 section 2.3.1 gets the very credentials
 // that were given.
 //
-// Catalogue: A120, L294.
+// Catalogue: A120.
 func FuzzClientSecretBasic(f *testing.F) {
 	f.Add("a:b", "p%w+d é")
 	f.Add("\x00", "::")

@@ -24,8 +24,8 @@ var waysToPanic = []struct {
 	{"a runtime panic", func() { var v any = "a secret value"; _ = v.(int) }},
 }
 
-// A hookCase is an option with a function of the caller that runs while a request
-// is judged.
+// A hookCase is an option with a function of the caller that runs while a
+// request is judged.
 type hookCase struct {
 	name   string
 	option phantom.Option
@@ -91,6 +91,13 @@ func hookThatPanics(t *testing.T, hook hookCase) {
 			t.Errorf("the log does not tell where it happened, %s: %s", part, log)
 		}
 	}
+}
+
+// An introspectFunc is an Introspector of one function.
+type introspectFunc func(ctx context.Context, token string) (*phantom.Introspection, error)
+
+func (f introspectFunc) Introspect(ctx context.Context, token string) (*phantom.Introspection, error) {
+	return f(ctx, token)
 }
 
 // A keySetHook is a KeySet of one function.

@@ -27,7 +27,7 @@ var notCompiling = []struct{ mistake, code, compiler string }{
 	{"a Middleware in place of a handler", `mux.Handle("/", auth)`, "does not implement http.Handler"},
 	{"a wrapper in place of a handler", `mux.Handle("/", auth.RequireScopes("read"))`, "does not implement http.Handler"},
 	{"a wrapper that wraps nothing", `mux.Handle("/", auth.Handler())`, "not enough arguments"},
-	{"a token that nobody verified", `_ = phantom.Token{text: "Bearer eyJ"}`, "text"},
+	{"a token that was never verified", `_ = phantom.Token{text: "Bearer eyJ"}`, "text"},
 	{"a token taken for granted", `tok := phantom.FromContext(ctx); _ = tok`, "assignment mismatch"},
 	{"claims taken for granted", `c := phantom.Claims[map[string]any](ctx); _ = c`, "assignment mismatch"},
 	{"claims of no type", `_, _ = phantom.Claims(ctx)`, "T"},
@@ -46,6 +46,7 @@ var notCompiling = []struct{ mistake, code, compiler string }{
 // None of these mistakes compiles, and the compiler says why.
 func TestIncorrectUsesThatDoNotCompile(t *testing.T) {
 	const packageDir = "incorrect"
+	const parameters = "auth *phantom.Middleware, tok *phantom.Token, ctx context.Context, mux *http.ServeMux"
 	var source strings.Builder
 	source.WriteString(`package main
 
@@ -56,13 +57,13 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-func use(auth *phantom.Middleware, tok *phantom.Token, ctx context.Context, mux *http.ServeMux) {}
+func use(` + parameters + `) {}
 
 func main() {
 `)
 	first := strings.Count(source.String(), "\n") + 1
 	for _, tc := range notCompiling {
-		fmt.Fprintf(&source, "\t_ = func(auth *phantom.Middleware, tok *phantom.Token, ctx context.Context, mux *http.ServeMux) { %s }\n", tc.code)
+		fmt.Fprintf(&source, "\t_ = func(%s) { %s }\n", parameters, tc.code)
 	}
 	source.WriteString("}\n")
 	root, dir := must(os.Getwd()), t.TempDir()
@@ -77,12 +78,15 @@ func main() {
 	overlay := write("overlay.json", must(json.Marshal(map[string]any{
 		"Replace": map[string]string{filepath.Join(root, packageDir, "main.go"): file},
 	})))
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "-gcflags=-e", "-o", os.DevNull, "./"+packageDir).CombinedOutput()
+	build := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "-gcflags=-e",
+		"-o", os.DevNull, "./"+packageDir)
+	out, err := build.CombinedOutput()
 	if err == nil {
 		t.Fatal("all of it compiles")
 	}
 	said := map[int]string{}
-	for _, line := range regexp.MustCompile(`(?m)^\S*main\.go:(\d+):\d+: (.*)$`).FindAllStringSubmatch(string(out), -1) {
+	complaint := regexp.MustCompile(`(?m)^\S*main\.go:(\d+):\d+: (.*)$`)
+	for _, line := range complaint.FindAllStringSubmatch(string(out), -1) {
 		said[must(strconv.Atoi(line[1]))] += line[2] + "\n"
 	}
 	for i, tc := range notCompiling {
@@ -100,31 +104,34 @@ func main() {
 func TestIncorrectUsesThatPanicAtWiring(t *testing.T) {
 	m := newAS(t).middleware()
 	next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
-	for mistake, wire := range map[string]func() http.Handler{
-		"a Middleware that New did not make": func() http.Handler { return new(phantom.Middleware).Handler(next) },
-		"a nil Middleware, its error thrown away": func() http.Handler {
+	for _, tc := range []struct {
+		mistake string
+		wire    func() http.Handler
+	}{
+		{"a Middleware that New did not make", func() http.Handler { return new(phantom.Middleware).Handler(next) }},
+		{"a nil Middleware, its error thrown away", func() http.Handler {
 			m, _ := phantom.New()
 			return m.Handler(next)
-		},
-		"a nil Middleware, optional":     func() http.Handler { return (*phantom.Middleware)(nil).Optional(next) },
-		"a nil Middleware with scopes":   func() http.Handler { return (*phantom.Middleware)(nil).RequireScopes("read")(next) },
-		"no next handler":                func() http.Handler { return m.Handler(nil) },
-		"no next handler, optional":      func() http.Handler { return m.Optional(nil) },
-		"no scopes":                      func() http.Handler { return m.RequireScopes()(next) },
-		"an empty scope":                 func() http.Handler { return m.RequireScopes("")(next) },
-		"two scopes in one text":         func() http.Handler { return m.RequireScopes("read write")(next) },
-		"any of no scopes":               func() http.Handler { return m.Require(phantom.AnyScope())(next) },
-		"a nil requirement":              func() http.Handler { return m.Require(nil)(next) },
-		"a nil requirement among others": func() http.Handler { return m.Require(phantom.AllScopes("read"), nil)(next) },
+		}},
+		{"a nil Middleware, optional", func() http.Handler { return (*phantom.Middleware)(nil).Optional(next) }},
+		{"a nil Middleware with scopes", func() http.Handler { return (*phantom.Middleware)(nil).RequireScopes("read")(next) }},
+		{"no next handler", func() http.Handler { return m.Handler(nil) }},
+		{"no next handler, optional", func() http.Handler { return m.Optional(nil) }},
+		{"no scopes", func() http.Handler { return m.RequireScopes()(next) }},
+		{"an empty scope", func() http.Handler { return m.RequireScopes("")(next) }},
+		{"two scopes in one text", func() http.Handler { return m.RequireScopes("read write")(next) }},
+		{"any of no scopes", func() http.Handler { return m.Require(phantom.AnyScope())(next) }},
+		{"a nil requirement", func() http.Handler { return m.Require(nil)(next) }},
+		{"a nil requirement among others", func() http.Handler { return m.Require(phantom.AllScopes("read"), nil)(next) }},
 	} {
-		t.Run(mistake, func(t *testing.T) {
+		t.Run(tc.mistake, func(t *testing.T) {
 			var h http.Handler
 			defer func() {
 				if recover() == nil || h != nil {
 					t.Error("there is a handler")
 				}
 			}()
-			h = wire()
+			h = tc.wire()
 		})
 	}
 }
@@ -169,7 +176,7 @@ func TestIncorrectUsesThatNewRefuses(t *testing.T) {
 //
 // Catalogue: P69.
 func TestIncorrectUsesInAHandler(t *testing.T) {
-	ctx := context.Background() // of a route that nobody protected
+	ctx := context.Background() // of a route without the middleware
 	if tok, ok := phantom.FromContext(ctx); ok || tok != nil {
 		t.Errorf("a token from nowhere: %v", tok)
 	}

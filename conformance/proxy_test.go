@@ -26,6 +26,7 @@ type upstream struct {
 	serve    http.HandlerFunc // what else it does
 }
 
+// newUpstream starts an upstream on a socket.
 func newUpstream(t *testing.T) *upstream {
 	u := &upstream{}
 	u.Server = httptest.NewServer(u)
@@ -33,6 +34,8 @@ func newUpstream(t *testing.T) *upstream {
 	return u
 }
 
+// ServeHTTP records the request, and its body unless the connection is to be
+// upgraded.
 func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	dump := string(must(httputil.DumpRequest(r, false)))
 	announced := r.Trailer.Clone()
@@ -50,13 +53,23 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// proxies are both ways to make a reverse proxy: hop-by-hop fields are removed
+// A proxy is a reverse proxy in front of an upstream.
+type proxy struct {
+	name string
+	http.Handler
+}
+
+// proxies are both ways to make one. A reverse proxy removes hop-by-hop fields
 // after Director and before Rewrite.
-func (u *upstream) proxies() map[string]*httputil.ReverseProxy {
+func (u *upstream) proxies() []proxy {
 	target := must(url.Parse(u.URL))
-	return map[string]*httputil.ReverseProxy{
-		"Director": {Director: func(r *http.Request) { r.URL.Scheme, r.URL.Host = target.Scheme, target.Host }},
-		"Rewrite":  {Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }},
+	return []proxy{
+		{"Director", &httputil.ReverseProxy{
+			Director: func(r *http.Request) { r.URL.Scheme, r.URL.Host = target.Scheme, target.Host },
+		}},
+		{"Rewrite", &httputil.ReverseProxy{
+			Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		}},
 	}
 }
 
@@ -80,32 +93,33 @@ func TestConnectionCannotDropAuthorization(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			up := newUpstream(t)
-			for name, proxy := range up.proxies() {
+			for _, proxy := range up.proxies() {
 				as := newAS(t)
 				jwt := mint("ES256", claims(nil))
 				as.introspect = answerJWT(jwt)
 				m := as.middleware()
-				for mounting, wrap := range map[string]func(http.Handler) http.Handler{
-					"Handler": m.Handler, "Optional": m.Optional, "RequireScopes": m.RequireScopes("read"),
-					"twice": func(next http.Handler) http.Handler { return m.Handler(m.RequireScopes("read")(next)) },
-				} {
+				twice := func(next http.Handler) http.Handler { return m.Handler(m.RequireScopes("read")(next)) }
+				for _, mounting := range append(mountings(m), mounting{"twice", twice}) {
 					up.headers = nil
-					rec := exchange(t, wrap(proxy), "GET /orders HTTP/1.1\r\nHost: rs.test\r\nAuthorization: Bearer "+as.secret("opaque-token")+
-						"\r\nX-Hop: 1\r\nProxy-Authorization: Basic Zm9v\r\nTe: gzip\r\nX-Kept: 1\r\n"+tc.fields+"\r\n")
+					rec := exchange(t, mounting.wrap(proxy), "GET /orders HTTP/1.1\r\nHost: rs.test\r\n"+
+						"Authorization: Bearer "+as.secret("opaque-token")+"\r\nX-Hop: 1\r\n"+
+						"Proxy-Authorization: Basic Zm9v\r\nTe: gzip\r\nX-Kept: 1\r\n"+tc.fields+"\r\n")
+					how := proxy.name + ", " + mounting.name
 					if rec.Code != http.StatusOK || len(up.headers) != 1 {
-						t.Fatalf("%s, %s: status %d, %d requests upstream", name, mounting, rec.Code, len(up.headers))
+						t.Fatalf("%s: status %d, %d requests upstream", how, rec.Code, len(up.headers))
 					}
 					got := up.headers[0]
 					if !slices.Equal(got["Authorization"], []string{"Bearer " + jwt}) {
-						t.Errorf("%s, %s: upstream got Authorization %q", name, mounting, got["Authorization"])
+						t.Errorf("%s: upstream got Authorization %q", how, got["Authorization"])
 					}
 					for _, hop := range []string{"Connection", "Proxy-Authorization", "Keep-Alive", "Te"} {
 						if got[hop] != nil {
-							t.Errorf("%s, %s: upstream got %s %q", name, mounting, hop, got[hop])
+							t.Errorf("%s: upstream got %s %q", how, hop, got[hop])
 						}
 					}
-					if named := strings.Contains(tc.fields, "X-Hop"); named == (got["X-Hop"] != nil) || got.Get("X-Kept") != "1" {
-						t.Errorf("%s, %s: upstream got %v", name, mounting, got)
+					named := strings.Contains(tc.fields, "X-Hop")
+					if named == (got["X-Hop"] != nil) || got.Get("X-Kept") != "1" {
+						t.Errorf("%s: upstream got %v", how, got)
 					}
 				}
 			}
@@ -113,41 +127,52 @@ func TestConnectionCannotDropAuthorization(t *testing.T) {
 	}
 }
 
+// echo is a WebSocket of a kind: it switches protocols and answers each line in
+// upper case.
+func echo(t *testing.T) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Accept: yes\r\n\r\n")
+		rw.Flush()
+		for {
+			line, err := rw.ReadString('\n')
+			if err != nil {
+				return
+			}
+			fmt.Fprint(rw, strings.ToUpper(line))
+			rw.Flush()
+		}
+	}
+}
+
 // A WebSocket handshake carries the JWT upstream, and bytes flow both ways.
 //
 // Catalogue: P55.
 func TestWebSocket(t *testing.T) {
-	for _, connection := range []string{"Upgrade, Authorization", "authorization,upgrade", "keep-alive, Upgrade, authorization"} {
+	for _, connection := range []string{
+		"Upgrade, Authorization", "authorization,upgrade", "keep-alive, Upgrade, authorization",
+	} {
 		up := newUpstream(t)
-		up.serve = func(w http.ResponseWriter, r *http.Request) {
-			conn, rw, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer conn.Close()
-			fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: yes\r\n\r\n")
-			rw.Flush()
-			for {
-				line, err := rw.ReadString('\n')
-				if err != nil {
-					return
-				}
-				fmt.Fprint(rw, strings.ToUpper(line))
-				rw.Flush()
-			}
-		}
-		for name, proxy := range up.proxies() {
-			t.Run(name+" "+connection, func(t *testing.T) {
+		up.serve = echo(t)
+		for _, proxy := range up.proxies() {
+			t.Run(proxy.name+" "+connection, func(t *testing.T) {
 				as := newAS(t)
 				jwt := mint("ES256", claims(nil))
 				as.introspect = answerJWT(jwt)
 				conn, in := dial(t, as.middleware().Handler(proxy))
-				must(fmt.Fprintf(conn, "GET /socket HTTP/1.1\r\nHost: rs.test\r\nConnection: %s\r\nUpgrade: websocket\r\n"+
-					"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer %s\r\n\r\n",
+				must(fmt.Fprintf(conn, "GET /socket HTTP/1.1\r\nHost: rs.test\r\n"+
+					"Connection: %s\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+					"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer %s\r\n\r\n",
 					connection, as.secret("opaque-token")))
 				resp := must(http.ReadResponse(in, nil))
-				if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Sec-WebSocket-Accept") != "yes" {
+				accepted := resp.Header.Get("Sec-WebSocket-Accept") == "yes"
+				if resp.StatusCode != http.StatusSwitchingProtocols || !accepted {
 					t.Fatalf("handshake: %s %v", resp.Status, resp.Header)
 				}
 				for _, word := range []string{"ping", "pong"} {
@@ -158,7 +183,8 @@ func TestWebSocket(t *testing.T) {
 				}
 				got := up.headers[len(up.headers)-1]
 				if !slices.Equal(got["Authorization"], []string{"Bearer " + jwt}) ||
-					!slices.Equal(got["Connection"], []string{"Upgrade"}) || !slices.Equal(got["Upgrade"], []string{"websocket"}) {
+					!slices.Equal(got["Connection"], []string{"Upgrade"}) ||
+					!slices.Equal(got["Upgrade"], []string{"websocket"}) {
 					t.Errorf("upstream got %v", got)
 				}
 			})
@@ -171,15 +197,15 @@ func TestWebSocket(t *testing.T) {
 // Catalogue: P55.
 func TestWebSocketRejected(t *testing.T) {
 	up := newUpstream(t)
-	for name, proxy := range up.proxies() {
+	for _, proxy := range up.proxies() {
 		as := newAS(t)
 		as.introspect = answer(204, "", "")
-		rec := exchange(t, as.middleware().Handler(proxy), "GET /socket HTTP/1.1\r\nHost: rs.test\r\nConnection: Upgrade\r\n"+
-			"Upgrade: websocket\r\nAuthorization: Bearer opaque-token\r\n\r\n")
+		rec := exchange(t, as.middleware().Handler(proxy), "GET /socket HTTP/1.1\r\nHost: rs.test\r\n"+
+			"Connection: Upgrade\r\nUpgrade: websocket\r\nAuthorization: Bearer opaque-token\r\n\r\n")
 		delete(rec.Header(), "Date")
 		checkRejection(t, rec, code401T, false)
 		if len(up.dumps) != 0 {
-			t.Errorf("%s: upstream got %q", name, up.dumps)
+			t.Errorf("%s: upstream got %q", proxy.name, up.dumps)
 		}
 	}
 }
@@ -201,7 +227,7 @@ func TestAuthorizationInATrailerIsDropped(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			up := newUpstream(t)
-			for name, proxy := range up.proxies() {
+			for _, proxy := range up.proxies() {
 				as := newAS(t)
 				jwt := mint("ES256", claims(nil))
 				as.introspect = answerJWT(jwt)
@@ -210,20 +236,20 @@ func TestAuthorizationInATrailerIsDropped(t *testing.T) {
 					announced = "Trailer: " + tc.announced + "\r\n"
 				}
 				up.headers, up.announce, up.trailers, up.bodies = nil, nil, nil, nil
-				rec := exchange(t, as.middleware().Optional(proxy), "POST /orders HTTP/1.1\r\nHost: rs.test\r\nConnection: close\r\n"+
-					"Authorization: Bearer "+as.secret("opaque-token")+"\r\nTransfer-Encoding: chunked\r\n"+announced+
+				rec := exchange(t, as.middleware().Optional(proxy), "POST /orders HTTP/1.1\r\nHost: rs.test\r\n"+
+					"Connection: close\r\nAuthorization: Bearer "+as.secret("opaque-token")+"\r\nTransfer-Encoding: chunked\r\n"+announced+
 					"\r\n4\r\nbody\r\n0\r\n"+tc.trailer+"\r\n")
 				if rec.Code != http.StatusOK || len(up.headers) != 1 {
-					t.Fatalf("%s: status %d, %d requests upstream", name, rec.Code, len(up.headers))
+					t.Fatalf("%s: status %d, %d requests upstream", proxy.name, rec.Code, len(up.headers))
 				}
 				if got := up.headers[0]["Authorization"]; !slices.Equal(got, []string{"Bearer " + jwt}) {
-					t.Errorf("%s: upstream got Authorization %q", name, got)
+					t.Errorf("%s: upstream got Authorization %q", proxy.name, got)
 				}
 				if got := slices.Sorted(maps.Keys(up.announce[0])); !slices.Equal(got, tc.want) {
-					t.Errorf("%s: trailers announced upstream: %q", name, got)
+					t.Errorf("%s: trailers announced upstream: %q", proxy.name, got)
 				}
 				if got := up.trailers[0]["Authorization"]; got != nil || up.bodies[0] != "body" {
-					t.Errorf("%s: upstream got the trailer %q, body %q", name, got, up.bodies[0])
+					t.Errorf("%s: upstream got the trailer %q, body %q", proxy.name, got, up.bodies[0])
 				}
 			}
 		})
@@ -242,16 +268,16 @@ func TestLargeJWT(t *testing.T) {
 		t.Fatalf("a JWT of %d bytes", len(jwt))
 	}
 	up := newUpstream(t)
-	for name, proxy := range up.proxies() {
+	for _, proxy := range up.proxies() {
 		as := newAS(t)
 		as.introspect = answerJWT(jwt)
 		rec := exchange(t, as.middleware().Handler(proxy),
 			"GET / HTTP/1.1\r\nHost: rs.test\r\nConnection: close\r\nAuthorization: Bearer "+as.secret("opaque-token")+"\r\n\r\n")
 		if rec.Code != http.StatusOK {
-			t.Fatalf("%s: status %d", name, rec.Code)
+			t.Fatalf("%s: status %d", proxy.name, rec.Code)
 		}
 		if got := up.headers[len(up.headers)-1]["Authorization"]; !slices.Equal(got, []string{"Bearer " + jwt}) {
-			t.Errorf("%s: upstream got %d values", name, len(got))
+			t.Errorf("%s: upstream got %d values", proxy.name, len(got))
 		}
 	}
 }
