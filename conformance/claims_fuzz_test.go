@@ -40,24 +40,24 @@ func claimsJudge(extra ...phantom.Option) *phantom.Middleware {
 	}, extra...)...))
 }
 
-// FuzzClaims: a payload that is let through is one that another reader, made
-// of encoding/json and math/big, agrees to on all that decides about it.
+// A payload that is let through is one that another reader, made of
+// encoding/json and math/big, agrees to on all that decides about it.
+//
+// Catalogue: L294.
 func FuzzClaims(f *testing.F) {
 	const good = `{"iss":"https://as.test","aud":"https://rs.test","sub":"alice","exp":4102444800}`
 	member := func(m string) string { return strings.TrimSuffix(good, "}") + "," + m + "}" }
+	swap := func(old, text string) string { return strings.Replace(good, old, text, 1) }
+	const aud, exp = `"https://rs.test"`, "4102444800"
 	for _, seed := range []string{
-		good, member(`"nbf":0,"iat":1`), member(`"iat":1.5e9`), member(`"nbf":4102444800`), member(`"exp":1`), member(`"EXP":1`),
-		strings.Replace(good, `"https://rs.test"`, `["x","https://rs.test"]`, 1),
-		strings.Replace(good, `"https://rs.test"`, `["https://rs.test",1]`, 1),
-		strings.Replace(good, "4102444800", "41024448e2", 1), strings.Replace(good, "4102444800", "4102444800.999999", 1),
-		strings.Replace(good, "4102444800", "4102444800000", 1), strings.Replace(good, "4102444800", "253402300799.9", 1),
-		strings.Replace(good, "4102444800", "1e99999999999", 1), strings.Replace(good, "4102444800", `"4102444800"`, 1),
-		strings.Replace(good, "4102444800", "-0", 1), strings.Replace(good, "alice", "\\ud83d\\ude00", 1),
-		strings.Replace(good, "https:", "https\\u003a", 1), strings.Replace(good, "alice", "al\xffce", 1),
-		member(`"cnf":null`), member(`"nonce":"n"`), member(`"scope":["a",1]`), member(`"client_id":1`), member(`"\u0073ub":"b"`),
-		strings.Replace(good, "as.test", "AS.test", 1), strings.Replace(good, "as.test", "as.test/", 1), strings.Replace(good, "alice", "", 1),
-		strings.Replace(good, "rs.test", "rs.test.evil.example", 1), strings.Replace(good, `"https://rs.test"`, "[]", 1),
-		strings.Replace(good, "4102444800", fmt.Sprint(time.Now().Unix()-5), 1), member(`"iat":4102444800`),
+		good, member(`"nbf":0,"iat":1`), member(`"iat":1.5e9`), member(`"nbf":4102444800`), member(`"exp":1`),
+		member(`"EXP":1`), swap(aud, `["x","https://rs.test"]`), swap(aud, `["https://rs.test",1]`),
+		swap(exp, "41024448e2"), swap(exp, "4102444800.999999"), swap(exp, "4102444800000"), swap(exp, "253402300799.9"),
+		swap(exp, "1e99999999999"), swap(exp, `"4102444800"`), swap(exp, "-0"), swap("alice", "\\ud83d\\ude00"),
+		swap("https:", "https\\u003a"), swap("alice", "al\xffce"), member(`"cnf":null`), member(`"nonce":"n"`),
+		member(`"scope":["a",1]`), member(`"client_id":1`), member(`"\u0073ub":"b"`), swap("as.test", "AS.test"),
+		swap("as.test", "as.test/"), swap("alice", ""), swap("rs.test", "rs.test.evil.example"), swap(aud, "[]"),
+		swap(exp, fmt.Sprint(time.Now().Unix()-5)), member(`"iat":4102444800`),
 		good + "{}", " " + good + "\n", "[]", "null", "", "{", "\ufeff" + good,
 	} {
 		f.Add([]byte(seed))
@@ -255,9 +255,8 @@ func (h *metadataHost) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// FuzzDiscovery: nothing that a metadata document says makes us ask anybody
-// but the issuer, unless the document is the issuer's own and names the URL,
-// which is https.
+// A metadata document makes us ask no server but the issuer, unless it is the
+// issuer's own and names the URL, which is https.
 func FuzzDiscovery(f *testing.F) {
 	for _, changes := range badMetadata {
 		f.Add([]byte(metadataOf(issuer, changes)))
@@ -267,7 +266,8 @@ func FuzzDiscovery(f *testing.F) {
 		metadataOf(issuer, map[string]any{"introspection_endpoint": "https://user@as.test/"}),
 		metadataOf(issuer, map[string]any{"introspection_endpoint": "HTTPS://AS.test:443/%2e%2e/x"}),
 		`{"issuer":"https://evil.test",` + metadataOf(issuer, nil)[1:], metadataOf(issuer, nil) + "{}", "", "null", "[]",
-		`{"issuer":"https:\/\/as.test","jwks_uri":"https:\/\/as.test\/jwks"}`, `{"issuer":"https://as.test","jwks_uri":"https://as.test/\ud800"}`,
+		`{"issuer":"https:\/\/as.test","jwks_uri":"https:\/\/as.test\/jwks"}`,
+		`{"issuer":"https://as.test","jwks_uri":"https://as.test/\ud800"}`,
 	} {
 		f.Add([]byte(document))
 	}

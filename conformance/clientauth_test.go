@@ -235,6 +235,7 @@ func TestBearerTokenThatFailsIsAnOutage(t *testing.T) {
 	} {
 		as := newAS(t)
 		as.secret("secret-in-a-text")
+		as.secret(tc.token)
 		source := func(context.Context) (string, error) { return tc.token, tc.err }
 		m := as.middleware(phantom.WithClientAuth(phantom.BearerToken(source)))
 		for range 2 { // not remembered

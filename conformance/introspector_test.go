@@ -38,86 +38,41 @@ func introspected(as *fakeAS, i *introspector, extra ...phantom.Option) *phantom
 	return m
 }
 
-func TestIntrospector(t *testing.T) {
-	const text = "secret-in-a-text"
-	jwt := mint("ES256", claims(nil))
-	now := time.Now()
-	active := func(change func(*phantom.Introspection)) *phantom.Introspection {
-		answer := &phantom.Introspection{Active: true, JWT: jwt, MaxAge: -1}
-		if change != nil {
-			change(answer)
-		}
-		return answer
-	}
-	withClaims := func(text string) *phantom.Introspection {
-		return active(func(a *phantom.Introspection) { a.Claims = []byte(text) })
-	}
-	var typedNil *phantom.Introspection
-	for name, c := range map[string]struct {
-		answer     *phantom.Introspection
-		err        error
-		want       string
-		remembered bool
-	}{
-		"active":                        {active(nil), nil, codeOK, true},
-		"active, not to be kept":        {active(func(a *phantom.Introspection) { a.MaxAge = 0 }), nil, codeOK, false},
-		"active, kept as long as it is": {active(func(a *phantom.Introspection) { a.MaxAge = 1 << 62 }), nil, codeOK, true},
-		"inactive":                      {&phantom.Introspection{}, nil, code401T, true},
-		"inactive with a JWT":           {active(func(a *phantom.Introspection) { a.Active = false }), nil, code401T, true},
-		"inactive with junk":            {&phantom.Introspection{Claims: []byte("junk"), Expiry: now.Add(time.Hour)}, nil, code401T, true},
-		"nothing at all":                {nil, nil, code502A, false},
-		"a typed nil":                   {typedNil, nil, code502A, false},
-		"active without a JWT":          {active(func(a *phantom.Introspection) { a.JWT = "" }), nil, code502A, false},
-		"active with junk for a JWT":    {active(func(a *phantom.Introspection) { a.JWT = "junk" }), nil, code502A, false},
-		"the JWT with a line break":     {active(func(a *phantom.Introspection) { a.JWT += "\n" }), nil, code502A, false},
-		"a JWT of another key": {active(func(a *phantom.Introspection) {
-			a.JWT = compact("ES256", p384Key(), `{"alg":"ES256","kid":"k-ES256"}`, `{}`)
-		}), nil, code401T, false},
-		"expired by the answer":     {active(func(a *phantom.Introspection) { a.Expiry = now.Add(-time.Hour) }), nil, code401T, false},
-		"expires later":             {active(func(a *phantom.Introspection) { a.Expiry = now.Add(time.Hour) }), nil, codeOK, true},
-		"claims":                    {withClaims(`{"active":true,"sub":"alice"}`), nil, codeOK, true},
-		"claims, not JSON":          {withClaims(`junk`), nil, code502A, false},
-		"claims, not an object":     {withClaims(`[]`), nil, code502A, false},
-		"claims, member twice":      {withClaims(`{"sub":"alice","sub":"alice"}`), nil, code502A, false},
-		"claims of another subject": {withClaims(`{"sub":"mallory"}`), nil, code401T, false},
-		"claims of a refresh token": {withClaims(`{"token_use":"refresh_token"}`), nil, code401T, false},
-		"claims of a bound token":   {withClaims(`{"cnf":{"jkt":"x"}}`), nil, code401T, false},
+// foreignText stands in the errors of an Introspector and must not be shown.
+const foreignText = "secret-in-a-text"
 
-		"ErrUpstream":                   {nil, phantom.ErrUpstream, code502A, false},
-		"ErrUpstream, wrapped":          {nil, fmt.Errorf(text+": %w", phantom.ErrUpstream), code502A, false},
-		"ErrInvalidToken":               {nil, phantom.ErrInvalidToken, code401T, true},
-		"ErrInvalidToken, wrapped":      {nil, fmt.Errorf(text+": %w", phantom.ErrInvalidToken), code401T, true},
-		"ErrInvalidToken, joined":       {nil, errors.Join(errors.New(text), phantom.ErrInvalidToken), code401T, true},
-		"ErrUnavailable":                {nil, fmt.Errorf(text+": %w", phantom.ErrUnavailable), code503A, false},
-		"an Error, inactive":            {nil, &phantom.Error{Reason: phantom.ReasonInactive}, code401T, true},
-		"an Error, refused JWT":         {nil, &phantom.Error{Reason: phantom.ReasonJWTRejected}, code401T, false},
-		"an Error, unavailable":         {nil, &phantom.Error{Reason: phantom.ReasonUnavailable}, code503A, false},
-		"plain error":                   {nil, errors.New(text), code503A, false},
-		"deadline":                      {nil, context.DeadlineExceeded, code503A, false},
-		"cancelled":                     {nil, fmt.Errorf(text+": %w", context.Canceled), code503A, false},
-		"an answer and a plain error":   {active(nil), errors.New(text), code503A, false},
-		"an answer and ErrUpstream":     {active(nil), phantom.ErrUpstream, code502A, false},
-		"inactive and a plain error":    {&phantom.Introspection{}, errors.New(text), code503A, false},
-		"a configuration error of ours": {nil, &phantom.ConfigError{Option: "x", Reason: text}, code503A, false},
-	} {
-		t.Run(name, func(t *testing.T) {
+// An introspectorCase is what an Introspector returns, and what becomes of it.
+type introspectorCase struct {
+	name       string
+	answer     *phantom.Introspection
+	err        error
+	want       string
+	remembered bool
+}
+
+// runIntrospector asks about one token three times. An answer that may be
+// remembered is asked for once.
+func runIntrospector(t *testing.T, jwt string, cases []introspectorCase) {
+	t.Helper()
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
 			as := newAS(t)
-			as.secret(text)
+			as.secret(foreignText)
 			as.secret(jwt)
 			i := &introspector{ask: func(_ context.Context, token string) (*phantom.Introspection, error) {
 				if token != "token-of-alice" {
 					t.Errorf("asked about %q", token)
 				}
-				return c.answer, c.err
+				return tc.answer, tc.err
 			}}
 			m := introspected(as, i)
 			for range 3 {
-				if got := as.try(m, "token-of-alice"); got != c.want {
-					t.Fatalf("outcome %s, want %s\n%s", got, c.want, as.logs.String())
+				if got := as.try(m, "token-of-alice"); got != tc.want {
+					t.Fatalf("outcome %s, want %s\n%s", got, tc.want, as.logs.String())
 				}
 			}
 			calls := int64(3)
-			if c.remembered {
+			if tc.remembered {
 				calls = 1
 			}
 			if got := i.calls.Load(); got != calls {
@@ -134,24 +89,95 @@ func TestIntrospector(t *testing.T) {
 	}
 }
 
-// A panic of an Introspector ends in 500, for all who wait, and harms nobody
-// after them. Its value, of which nobody knows what it holds, is not shown.
-func TestIntrospectorPanics(t *testing.T) {
-	for name, fail := range map[string]func(){
-		"text":    func() { panic("secret-in-a-text") },
-		"error":   func() { panic(errors.New("secret-in-a-text")) },
-		"runtime": func() { s := []string{}; _ = s[len(s)] },
-		"nil":     func() { panic(nil) },
+// An Introspector's answer is judged as that of the endpoint: it needs a good
+// JWT, and its claims are strict JSON about the same token.
+func TestIntrospectorAnswersAreJudged(t *testing.T) {
+	jwt := mint("ES256", claims(nil))
+	now := time.Now()
+	active := func(change func(*phantom.Introspection)) *phantom.Introspection {
+		answer := &phantom.Introspection{Active: true, JWT: jwt, MaxAge: -1}
+		if change != nil {
+			change(answer)
+		}
+		return answer
+	}
+	withClaims := func(text string) *phantom.Introspection {
+		return active(func(a *phantom.Introspection) { a.Claims = []byte(text) })
+	}
+	var typedNil *phantom.Introspection
+	runIntrospector(t, jwt, []introspectorCase{
+		{"active", active(nil), nil, codeOK, true},
+		{"active, not to be kept", active(func(a *phantom.Introspection) { a.MaxAge = 0 }), nil, codeOK, false},
+		{"active, kept as long as it is", active(func(a *phantom.Introspection) { a.MaxAge = 1 << 62 }), nil, codeOK, true},
+		{"inactive", &phantom.Introspection{}, nil, code401T, true},
+		{"inactive with a JWT", active(func(a *phantom.Introspection) { a.Active = false }), nil, code401T, true},
+		{"inactive with junk", &phantom.Introspection{Claims: []byte("junk"), Expiry: now.Add(time.Hour)}, nil, code401T, true},
+		{"nothing at all", nil, nil, code502A, false},
+		{"a typed nil", typedNil, nil, code502A, false},
+		{"active without a JWT", active(func(a *phantom.Introspection) { a.JWT = "" }), nil, code502A, false},
+		{"active with junk for a JWT", active(func(a *phantom.Introspection) { a.JWT = "junk" }), nil, code502A, false},
+		{"the JWT with a line break", active(func(a *phantom.Introspection) { a.JWT += "\n" }), nil, code502A, false},
+		{"a JWT of another key", active(func(a *phantom.Introspection) {
+			a.JWT = compact("ES256", p384Key(), `{"alg":"ES256","kid":"k-ES256"}`, `{}`)
+		}), nil, code401T, false},
+		{"expired by the answer", active(func(a *phantom.Introspection) { a.Expiry = now.Add(-time.Hour) }), nil, code401T, false},
+		{"expires later", active(func(a *phantom.Introspection) { a.Expiry = now.Add(time.Hour) }), nil, codeOK, true},
+		{"claims", withClaims(`{"active":true,"sub":"alice"}`), nil, codeOK, true},
+		{"claims, not JSON", withClaims(`junk`), nil, code502A, false},
+		{"claims, not an object", withClaims(`[]`), nil, code502A, false},
+		{"claims, member twice", withClaims(`{"sub":"alice","sub":"alice"}`), nil, code502A, false},
+		{"claims of another subject", withClaims(`{"sub":"mallory"}`), nil, code401T, false},
+		{"claims of a refresh token", withClaims(`{"token_use":"refresh_token"}`), nil, code401T, false},
+		{"claims of a bound token", withClaims(`{"cnf":{"jkt":"x"}}`), nil, code401T, false},
+	})
+}
+
+// An Introspector's error has its meaning by the sentinel in it. Any other is
+// an outage, and one beside an answer counts.
+func TestIntrospectorErrorsAreSorted(t *testing.T) {
+	jwt := mint("ES256", claims(nil))
+	answer := &phantom.Introspection{Active: true, JWT: jwt, MaxAge: -1}
+	runIntrospector(t, jwt, []introspectorCase{
+		{"ErrUpstream", nil, phantom.ErrUpstream, code502A, false},
+		{"ErrUpstream, wrapped", nil, fmt.Errorf(foreignText+": %w", phantom.ErrUpstream), code502A, false},
+		{"ErrInvalidToken", nil, phantom.ErrInvalidToken, code401T, true},
+		{"ErrInvalidToken, wrapped", nil, fmt.Errorf(foreignText+": %w", phantom.ErrInvalidToken), code401T, true},
+		{"ErrInvalidToken, joined", nil, errors.Join(errors.New(foreignText), phantom.ErrInvalidToken), code401T, true},
+		{"ErrUnavailable", nil, fmt.Errorf(foreignText+": %w", phantom.ErrUnavailable), code503A, false},
+		{"an Error, inactive", nil, &phantom.Error{Reason: phantom.ReasonInactive}, code401T, true},
+		{"an Error, refused JWT", nil, &phantom.Error{Reason: phantom.ReasonJWTRejected}, code401T, false},
+		{"an Error, unavailable", nil, &phantom.Error{Reason: phantom.ReasonUnavailable}, code503A, false},
+		{"plain error", nil, errors.New(foreignText), code503A, false},
+		{"deadline", nil, context.DeadlineExceeded, code503A, false},
+		{"cancelled", nil, fmt.Errorf(foreignText+": %w", context.Canceled), code503A, false},
+		{"an answer and a plain error", answer, errors.New(foreignText), code503A, false},
+		{"an answer and ErrUpstream", answer, phantom.ErrUpstream, code502A, false},
+		{"inactive and a plain error", &phantom.Introspection{}, errors.New(foreignText), code503A, false},
+		{"a configuration error of ours", nil, &phantom.ConfigError{Option: "x", Reason: foreignText}, code503A, false},
+	})
+}
+
+// A panic of an Introspector is an internal error for all who wait, and the
+// next request works. Its value is not shown: it could hold anything.
+func TestIntrospectorThatPanicsHarmsNoOthers(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		fail func()
+	}{
+		{"text", func() { panic(foreignText) }},
+		{"error", func() { panic(errors.New(foreignText)) }},
+		{"runtime", func() { s := []string{}; _ = s[len(s)] }},
+		{"nil", func() { panic(nil) }},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				as := newAS(t)
-				as.secret("secret-in-a-text")
+				as.secret(foreignText)
 				failing := true
 				i := &introspector{ask: func(context.Context, string) (*phantom.Introspection, error) {
 					time.Sleep(time.Millisecond)
 					if failing {
-						fail()
+						tc.fail()
 					}
 					return &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil))}, nil
 				}}
@@ -177,7 +203,10 @@ func TestIntrospectorPanics(t *testing.T) {
 	}
 }
 
-func TestIntrospectorContext(t *testing.T) {
+// An Introspector gets the values of the request's context and the deadline of
+// the lookup. Its first caller may leave, and one that does not listen holds up
+// no request for longer.
+func TestIntrospectorHasTheTimeOfALookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct{}
 		as := newAS(t)
@@ -199,13 +228,14 @@ func TestIntrospectorContext(t *testing.T) {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		// The lookup goes on without its first caller, to its own end.
-		if _, err := m.Verify(context.WithValue(t.Context(), key{}, "value"), "tok"); !errors.Is(err, phantom.ErrUnavailable) || time.Since(start) != 2*time.Second {
+		_, err := m.Verify(context.WithValue(t.Context(), key{}, "value"), "tok")
+		if !errors.Is(err, phantom.ErrUnavailable) || time.Since(start) != 2*time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		if got := i.calls.Load(); got != 1 {
 			t.Errorf("asked %d times", got)
 		}
-		// One that does not listen to its context keeps nobody waiting.
+		// One that does not listen to its context keeps no request waiting.
 		i.ask = func(context.Context, string) (*phantom.Introspection, error) {
 			time.Sleep(time.Minute)
 			return &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil))}, nil
@@ -219,11 +249,13 @@ func TestIntrospectorContext(t *testing.T) {
 }
 
 // What an Introspector does with its answer afterwards changes nothing.
-func TestIntrospectorKeepsItsAnswer(t *testing.T) {
+func TestIntrospectorMayReuseItsAnswer(t *testing.T) {
 	as := newAS(t)
 	answer := &phantom.Introspection{MaxAge: -1}
 	i := &introspector{ask: func(context.Context, string) (*phantom.Introspection, error) {
-		*answer = phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil)), Claims: []byte(`{"dept":"r&d"}`), MaxAge: -1}
+		*answer = phantom.Introspection{
+			Active: true, JWT: mint("ES256", claims(nil)), Claims: []byte(`{"dept":"r&d"}`), MaxAge: -1,
+		}
 		return answer, nil
 	}}
 	m := introspected(as, i)
@@ -244,10 +276,10 @@ func TestIntrospectorKeepsItsAnswer(t *testing.T) {
 	}
 }
 
-// The built-in client's bounds on how long to keep an answer hold for others.
-func TestIntrospectorMaxAge(t *testing.T) {
+// The bounds on how long to keep an answer hold for an Introspector's too.
+func TestIntrospectorAnswersAreKeptWithinBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for _, c := range []struct{ maxAge, expiry, life time.Duration }{
+		for _, tc := range []struct{ maxAge, expiry, life time.Duration }{
 			{-1, 0, 60 * time.Second},
 			{5 * time.Second, 0, 5 * time.Second},
 			{time.Hour, 0, 60 * time.Second},
@@ -258,24 +290,27 @@ func TestIntrospectorMaxAge(t *testing.T) {
 			i := &introspector{}
 			i.ask = func(context.Context, string) (*phantom.Introspection, error) {
 				as.calls.Add(1)
-				answer := &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil)), MaxAge: c.maxAge}
-				if c.expiry > 0 {
-					answer.Expiry = time.Now().Add(c.expiry)
+				answer := &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil)), MaxAge: tc.maxAge}
+				if tc.expiry > 0 {
+					answer.Expiry = time.Now().Add(tc.expiry)
 				}
 				return answer, nil
 			}
 			m := introspected(as, i, phantom.WithRefreshAhead(0))
-			if life := cachedFor(t, as, m); life < c.life*7/8 || life > c.life {
-				t.Errorf("max-age %v, exp in %v: kept for %v, want %v or up to an eighth less", c.maxAge, c.expiry, life, c.life)
+			if life := cachedFor(t, as, m); life < tc.life*7/8 || life > tc.life {
+				t.Errorf("max-age %v, exp in %v: kept for %v, want %v or up to an eighth less",
+					tc.maxAge, tc.expiry, life, tc.life)
 			}
 		}
 	})
 }
 
-func TestIntrospectorExcludes(t *testing.T) {
+// WithIntrospector takes the place of the endpoint and of all options about it.
+// New names each one that is there beside it.
+func TestIntrospectorExcludesTheEndpoint(t *testing.T) {
 	i := &introspector{}
 	var none *introspector
-	for _, c := range []struct {
+	for _, tc := range []struct {
 		name string
 		opts []phantom.Option
 		want []string // the mistakes, as "option: reason"
@@ -283,18 +318,22 @@ func TestIntrospectorExcludes(t *testing.T) {
 		{"alone", []phantom.Option{phantom.WithIntrospector(i)}, nil},
 		{"nil", []phantom.Option{phantom.WithIntrospector(nil)}, []string{"WithIntrospector: nil"}},
 		{"typed nil", []phantom.Option{phantom.WithIntrospector(none)}, []string{"WithIntrospector: nil"}},
-		{"endpoint", []phantom.Option{phantom.WithIntrospector(i), phantom.WithIntrospectionEndpoint(issuer + "/i")}, []string{"WithIntrospector: excludes WithIntrospectionEndpoint"}},
-		{"the other order", []phantom.Option{phantom.WithIntrospectionEndpoint(issuer + "/i"), phantom.WithIntrospector(i)}, []string{"WithIntrospector: excludes WithIntrospectionEndpoint"}},
+		{"endpoint", []phantom.Option{
+			phantom.WithIntrospector(i), phantom.WithIntrospectionEndpoint(issuer + "/i"),
+		}, []string{"WithIntrospector: excludes WithIntrospectionEndpoint"}},
+		{"the other order", []phantom.Option{
+			phantom.WithIntrospectionEndpoint(issuer + "/i"), phantom.WithIntrospector(i),
+		}, []string{"WithIntrospector: excludes WithIntrospectionEndpoint"}},
 		{"all four", []phantom.Option{
-			phantom.WithIntrospector(i), phantom.WithIntrospectionEndpoint(issuer + "/i"), phantom.WithClientAuth(phantom.NoClientAuth()),
-			phantom.WithJSONResponse("jwt"), phantom.WithStrictCacheControl(),
+			phantom.WithIntrospector(i), phantom.WithIntrospectionEndpoint(issuer + "/i"),
+			phantom.WithClientAuth(phantom.NoClientAuth()), phantom.WithJSONResponse("jwt"), phantom.WithStrictCacheControl(),
 		}, []string{
 			"WithIntrospector: excludes WithIntrospectionEndpoint", "WithIntrospector: excludes WithClientAuth",
 			"WithIntrospector: excludes WithJSONResponse", "WithIntrospector: excludes WithStrictCacheControl",
 		}},
 		{"neither", nil, []string{"WithClientAuth: is required"}},
 	} {
-		_, err := phantom.New(append(c.opts, phantom.WithIssuer(issuer), phantom.WithAudience(audience))...)
+		_, err := phantom.New(append(tc.opts, phantom.WithIssuer(issuer), phantom.WithAudience(audience))...)
 		var got []string
 		if joined, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, one := range joined.Unwrap() {
@@ -304,14 +343,14 @@ func TestIntrospectorExcludes(t *testing.T) {
 				}
 			}
 		}
-		if string(must(json.Marshal(got))) != string(must(json.Marshal(c.want))) {
-			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		if string(must(json.Marshal(got))) != string(must(json.Marshal(tc.want))) {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
 		}
 	}
 }
 
 // An Introspector can ask for a pause as a server does with Retry-After.
-func TestIntrospectorThatAsksToWait(t *testing.T) {
+func TestIntrospectorMayAskForAPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := &introspector{ask: func(context.Context, string) (*phantom.Introspection, error) {
 			return nil, &phantom.Error{Reason: phantom.ReasonUnavailable, RetryAfter: 7 * time.Second}

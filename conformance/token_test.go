@@ -297,7 +297,8 @@ func TestDecodeReturnsTheErrorOfTheType(t *testing.T) {
 func TestIntrospectionIsKeptAsItCame(t *testing.T) {
 	as := newAS(t)
 	marks := strings.Repeat("<>&", 1000)
-	as.introspect = answerJSON(`{"active":true,"phantom_token":"` + mint("ES256", claims(nil)) + `","note":"` + marks + `"}`)
+	jwt := mint("ES256", claims(nil))
+	as.introspect = answerJSON(`{"active":true,"phantom_token":"` + jwt + `","note":"` + marks + `"}`)
 	var raw json.RawMessage
 	if err := must(as.middleware().Verify(t.Context(), "opaque-token")).Introspection(&raw); err != nil {
 		t.Fatal(err)
