@@ -110,8 +110,9 @@ func (l *lookup) answeredMeanwhile() (*Token, error) {
 		return nil, failure.New(failure.Inactive, "")
 	case cache.Fresh:
 		return found.Value, nil
+	default:
+		return nil, nil
 	}
-	return nil, nil
 }
 
 // ask asks the authorization server, as soon as the gate permits.

@@ -51,10 +51,13 @@ func (v *validator) exclude(option string, others ...string) {
 	}
 }
 
+// A part is a value of this package that knows whether it can work.
+type part interface{ unfit(c *config) (fault string) }
+
 // fit asks a value of this package whether it can work.
 func (v *validator) fit(option string, value any) {
-	if own, ok := value.(interface{ unfit(*config) string }); ok {
-		if fault := own.unfit(v.config); fault != "" {
+	if p, ok := value.(part); ok {
+		if fault := p.unfit(v.config); fault != "" {
 			v.fault(option, "%s", fault)
 		}
 	}

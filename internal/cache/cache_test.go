@@ -34,7 +34,9 @@ func life(asked clock.Instant, expiry int64) cache.Life {
 func TestEntriesEndOnEitherClock(t *testing.T) {
 	const hour = 3600 * second
 	start := clock.Instant{Wall: 1_700_000_000 * second, Mono: 1000 * second}
-	at := func(wall, mono int64) clock.Instant { return clock.Instant{Wall: start.Wall + wall, Mono: start.Mono + mono} }
+	at := func(wall, mono int64) clock.Instant {
+		return clock.Instant{Wall: start.Wall + wall, Mono: start.Mono + mono}
+	}
 	type look struct {
 		now  clock.Instant
 		want string

@@ -1,6 +1,9 @@
 package httpauth
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // A Challenge is the value of a WWW-Authenticate field (RFC 9110 section
 // 11.6.1): a scheme and its parameters, in the order in which they were added.
@@ -21,12 +24,7 @@ var quotedPairs = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 // Add adds a parameter. It leaves out one whose name was added before or is not
 // a token, and one whose value cannot be a quoted-string.
 func (c *Challenge) Add(name, value string) {
-	for _, before := range c.names {
-		if name == before {
-			return
-		}
-	}
-	if !isToken(name) || !IsQuotable(value) {
+	if slices.Contains(c.names, name) || !isToken(name) || !IsQuotable(value) {
 		return
 	}
 	separator := ", "
