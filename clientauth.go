@@ -19,7 +19,8 @@ import (
 // authorization server (RFC 7662 section 2.1). Authenticate adds credentials to
 // the request's header or to the form that becomes its body. It is called for
 // every attempt, so that a one-time credential is never sent twice and a
-// rotated secret is taken up at once. An error ends the lookup with status 503.
+// rotated secret takes effect at once. An error ends the lookup with status
+// 503.
 //
 // A ClientAuth must be safe for concurrent use and must not keep req or form.
 type ClientAuth interface {
@@ -27,7 +28,7 @@ type ClientAuth interface {
 }
 
 // clientAuth is each ClientAuth of this package. The credentials live in a
-// closure, where no printing of an option or a Middleware reaches them.
+// closure, which printing an option or a Middleware does not reach.
 type clientAuth struct {
 	invalid      string // why New refuses it
 	certificates bool   // needs an http.Client of the caller's
@@ -35,7 +36,7 @@ type clientAuth struct {
 	issuer       string // filled in by forIssuer
 }
 
-// forIssuer returns what authenticates at one authorization server. A ClientAuth
+// forIssuer returns the ClientAuth for one authorization server. A ClientAuth
 // of this package learns the issuer.
 func forIssuer(auth ClientAuth, issuer string) ClientAuth {
 	if a, ok := auth.(interface{ forIssuer(issuer string) ClientAuth }); ok {
@@ -105,10 +106,11 @@ func ClientSecretPost(id, secret string) ClientAuth {
 const assertionLifetime = 60 * time.Second
 
 // PrivateKeyJWT sends a JWT signed with the client's private key (RFC 7523
-// section 2.2): a new one for each attempt, valid for 60 seconds, its audience
-// the issuer as one string. The alg is one of RS, PS and ES 256/384/512 and
-// EdDSA, and must fit the key; keyID may be empty. It learns the issuer from
-// [WithClientAuth], so a ClientAuth of your own cannot delegate to it.
+// section 2.2). It makes a new one for each attempt, valid for 60 seconds, with
+// the issuer as its audience, in one string. The id may not be empty. The alg
+// is one of RS, PS and ES 256/384/512 and EdDSA, and must fit the key; keyID
+// may be empty. [New] tells it the issuer, so a ClientAuth of your own cannot
+// delegate to it.
 func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 	invalid := requireNonEmpty("client id", id)
 	if isNil(key) {
@@ -119,7 +121,7 @@ func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 	return &clientAuth{
 		invalid: invalid,
 		set: func(c *clientAuth, _ *http.Request, form url.Values) error {
-			if c.issuer == "" { // it is not the one that New was given
+			if c.issuer == "" { // not the copy that New made
 				return errors.New("phantom: PrivateKeyJWT: no issuer")
 			}
 			now := time.Now()
@@ -142,7 +144,7 @@ func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 	}
 }
 
-// publicKey is nil for a key so broken that asking it panics.
+// publicKey returns nil for a key so broken that its Public method panics.
 func publicKey(key crypto.Signer) (pub crypto.PublicKey) {
 	defer func() {
 		if recover() != nil {
@@ -152,9 +154,10 @@ func publicKey(key crypto.Signer) (pub crypto.PublicKey) {
 	return key.Public()
 }
 
-// TLSClientAuth sends the client's id in the form; the client authenticates
-// with the certificate of its TLS connection (RFC 8705 section 2), so [New]
-// wants a [WithHTTPClient] whose transport has one.
+// TLSClientAuth sends the client's id, which may not be empty, in the form. The
+// client authenticates with the certificate of its TLS connection (RFC 8705
+// section 2), so [New] refuses it without a [WithHTTPClient] whose client has a
+// transport.
 func TLSClientAuth(id string) ClientAuth {
 	return &clientAuth{
 		invalid:      requireNonEmpty("client id", id),
@@ -167,9 +170,9 @@ func TLSClientAuth(id string) ClientAuth {
 }
 
 // BearerToken sends an access token of this service's own, for servers that
-// want one at the introspection endpoint (RFC 7662 section 2.1). The source is
-// called for each attempt, with the lookup's context, and is to cache the
-// token itself.
+// want one at the introspection endpoint (RFC 7662 section 2.1). It calls
+// source, which may not be nil, for each attempt with the lookup's context. The
+// source should cache the token itself.
 func BearerToken(source func(context.Context) (string, error)) ClientAuth {
 	invalid := ""
 	if source == nil {

@@ -10,11 +10,11 @@ import (
 )
 
 // An Option configures a Middleware. It only records a value: [New] checks all
-// of them together. For nil and empty arguments, and for whatever the comment
-// of an option calls refused, New returns a [*ConfigError] that names it. An
-// option given twice counts as given last, except [WithRequirements], which adds
-// up. Functions and interfaces given to an option are called by many goroutines
-// at once.
+// of them together. If an argument is nil or empty, or the comment of an option
+// refuses it, New returns a [*ConfigError] that names the option. If an option
+// is given twice, the last one counts, except that [WithRequirements] adds up.
+// Functions and interfaces given to an option are called by many goroutines at
+// once.
 type Option interface{ apply(c *config) }
 
 type option func(c *config)
@@ -29,8 +29,8 @@ func with(name string, set func(c *config)) Option {
 	})
 }
 
-// config holds what the options said. Its zero values are not the defaults:
-// those are in defaults.
+// config holds what the options said. The defaults are in defaults, not in its
+// zero values.
 type config struct {
 	given              map[string]bool // which options, for validate.go alone
 	issuer             string
@@ -78,9 +78,9 @@ func defaults() *config {
 }
 
 // WithIssuer names the authorization server that issues the JWTs. It is
-// required, is compared byte by byte with the iss claim (RFC 9068 section 4),
-// and must be an absolute https URL without query or fragment (RFC 8414
-// section 2). Endpoints that no option names are found in its metadata when
+// required. It must be an absolute https URL without query or fragment (RFC
+// 8414 section 2), and is compared byte by byte with the iss claim (RFC 9068
+// section 4). The endpoints that no option names come from its metadata, when
 // they are first needed.
 func WithIssuer(issuer string) Option {
 	return with("WithIssuer", func(c *config) { c.issuer = issuer })
@@ -95,7 +95,8 @@ func WithAudience(audience ...string) Option {
 }
 
 // WithoutAudienceCheck accepts JWTs that are meant for other resource servers
-// too. Whoever runs one of those can then use the tokens it receives here.
+// too. The operator of such a server can then use the tokens it receives here.
+// It excludes [WithAudience].
 func WithoutAudienceCheck() Option {
 	return with("WithoutAudienceCheck", func(*config) {})
 }
@@ -120,8 +121,8 @@ func WithKeySet(keys KeySet) Option {
 }
 
 // WithClientAuth sets how this service authenticates at the introspection
-// endpoint. It is required unless [WithIntrospector] is given; for an endpoint
-// that wants no credentials say so with [NoClientAuth].
+// endpoint. It is required unless [WithIntrospector] is given. If the endpoint
+// wants no credentials, say so with [NoClientAuth].
 func WithClientAuth(auth ClientAuth) Option {
 	return with("WithClientAuth", func(c *config) { c.auth = auth })
 }
@@ -133,10 +134,10 @@ func WithIntrospector(introspector Introspector) Option {
 	return with("WithIntrospector", func(c *config) { c.introspector = introspector })
 }
 
-// WithJSONResponse asks the introspection endpoint for application/json, with
-// the JWT in the member of the given name, such as "phantom_token"; "active" is
-// refused. Default: application/jwt is asked for, and JSON with a member
-// phantom_token or jwt is understood as well.
+// WithJSONResponse asks the introspection endpoint for application/json and
+// takes the JWT from the member of the given name, such as "phantom_token";
+// "active" is refused. Default: the Middleware asks for application/jwt and
+// also understands JSON with a member phantom_token or jwt.
 func WithJSONResponse(member string) Option {
 	return with("WithJSONResponse", func(c *config) { c.member = member })
 }
@@ -163,90 +164,92 @@ func WithLeeway(d time.Duration) Option {
 	return with("WithLeeway", func(c *config) { c.leeway = d })
 }
 
-// WithCacheSize sets how many verified tokens are remembered at most, and as
-// many inactive ones beside them. Default: 10,000. 0 turns caching off, not
-// coalescing; a negative size is refused.
+// WithCacheSize bounds how many verified tokens are remembered, and separately
+// how many inactive ones. Default: 10,000. 0 turns caching off, not coalescing;
+// a negative size is refused.
 func WithCacheSize(n int) Option {
 	return with("WithCacheSize", func(c *config) { c.cacheSize = n })
 }
 
-// WithMaxTTL sets how long a verified token is remembered at most, which is the
-// longest that a revocation can go unseen. Default: 60 s. A token is never
-// remembered beyond its exp, the answer's exp, or the max-age that the server
-// gave. 0 turns caching off; a negative duration is refused.
+// WithMaxTTL bounds how long a verified token is remembered, and so how long a
+// revocation can go unseen. Default: 60 s. A token is never remembered beyond
+// its exp, the answer's exp, or the max-age that the server gave. 0 turns
+// caching off; a negative duration is refused.
 func WithMaxTTL(d time.Duration) Option {
 	return with("WithMaxTTL", func(c *config) { c.maxTTL = d })
 }
 
-// WithNegativeTTL sets how long the authorization server's word that a token is
-// inactive is remembered. Default: 5 s. 0 turns that off; a negative duration
+// WithNegativeTTL sets how long to remember that the authorization server
+// called a token inactive. Default: 5 s. 0 turns that off; a negative duration
 // is refused. An outage is never remembered as a verdict.
 func WithNegativeTTL(d time.Duration) Option {
 	return with("WithNegativeTTL", func(c *config) { c.negativeTTL = d })
 }
 
 // WithStrictCacheControl obeys no-store and no-cache in the authorization
-// server's answers (RFC 9111 section 5.2.2). Default: these are taken for the
-// boilerplate that nearly every server sends, and ignored together with a
-// max-age beside them; a max-age without them is always an upper bound.
+// server's answers (RFC 9111 section 5.2.2). Default: both are ignored,
+// together with a max-age beside them, because nearly every server sends them
+// as boilerplate. A max-age without them is always an upper bound.
 func WithStrictCacheControl() Option {
 	return with("WithStrictCacheControl", func(c *config) { c.strictCacheControl = true })
 }
 
 // WithRefreshAhead sets the share of its life after which a remembered token is
-// looked up again by the next request that uses it, in the background and
-// once, so that nobody waits when it runs out. Default: 0.8. 0 turns it off;
-// otherwise it must be between 0 and 1.
+// looked up again. The next request that uses the token starts this lookup,
+// once and in the background, so that no request waits when the entry runs out.
+// Default: 0.8. 0 turns it off; a negative share, and 1 or more, are refused.
 func WithRefreshAhead(fraction float64) Option {
 	return with("WithRefreshAhead", func(c *config) { c.refreshAhead = fraction })
 }
 
 // WithStaleIfError lets a remembered token serve for d beyond its life while
-// the authorization server is unavailable (after RFC 5861 section 4): never
-// past its exp, never after the server called it inactive. It lengthens the
-// time that a revocation can go unseen during an outage. Default: off; a
-// negative duration is refused.
+// the authorization server is unavailable (after RFC 5861 section 4), but never
+// past its exp and never after the server called it inactive. During an outage,
+// a revocation can go unseen for so much longer. Default: off; a negative
+// duration is refused.
 func WithStaleIfError(d time.Duration) Option {
 	return with("WithStaleIfError", func(c *config) { c.staleIfError = d })
 }
 
-// WithTimeout bounds one whole lookup, a retry and the fetching of keys
-// included, for all who wait for it. Default: 3 s; it must be positive.
+// WithTimeout bounds one whole lookup for all who wait for it, including a
+// retry and the fetching of keys. Default: 3 s; it must be positive.
 func WithTimeout(d time.Duration) Option {
 	return with("WithTimeout", func(c *config) { c.timeout = d })
 }
 
-// WithMaxInFlight sets how many lookups may be at the authorization server at
-// once. Default: 64; at least 1. For each of them 32 more may wait, and apart
-// from these 32 of tokens that were verified before, which go first; beyond
-// that, requests are answered 503.
+// WithMaxInFlight bounds how many lookups may be at the authorization server at
+// once. Default: 64; at least 1. For each of them 32 more may wait, and
+// separately 32 for tokens that were verified before, which have priority.
+// Requests beyond that are answered 503.
 func WithMaxInFlight(n int) Option {
 	return with("WithMaxInFlight", func(c *config) { c.maxInFlight = n })
 }
 
 // WithHTTPClient sets the client for requests to the authorization server. Only
-// its transport is used: no redirects, no cookies, and time limits are those of
-// the other options. A client without a transport gets the default one, which uses no proxy, speaks
-// HTTP/1.1 and keeps as many connections as there may be lookups at once. A
-// transport of yours has its own bounds; the example of
-// [TLSClientAuth] has sensible ones.
+// its transport is used: there are no redirects and no cookies, and the other
+// options set the time limits. A client without a transport gets the default
+// one, which uses no proxy, speaks HTTP/1.1 and keeps as many connections as
+// there may be lookups at once. A transport of yours has its own bounds; the
+// example of [TLSClientAuth] has sensible ones.
 func WithHTTPClient(client *http.Client) Option {
 	return with("WithHTTPClient", func(c *config) { c.client = client })
 }
 
 // WithTokenExtractor replaces the reading of the Authorization field. An empty
 // token without an error means that the request has none. An error that is not
-// an [*Error] and wraps none of this package's is a malformed request, status
-// 400. The token must be a b64token (RFC 6750 section 2.1). Next gets the JWT in
-// Authorization; the token stays where the extractor found it, and an inner
-// handler of the same Middleware looks for it again, so that an extractor is to
-// say of a request with nothing but the JWT that it has no token.
+// an [*Error] and wraps no Err variable of this package means a malformed
+// request, status 400. The token must be a b64token (RFC 6750 section 2.1).
+//
+// The next handler gets the JWT in Authorization. The token stays where the
+// extractor found it, and an inner handler of the same Middleware calls the
+// extractor again. If a request has nothing but the JWT, the extractor should
+// find no token.
 func WithTokenExtractor(extract func(*http.Request) (string, error)) Option {
 	return with("WithTokenExtractor", func(c *config) { c.extractor = extract })
 }
 
 // WithErrorHandler replaces the application/problem+json answer (RFC 9457) to
-// rejected requests. It cannot let one in.
+// rejected requests. It cannot let a request in.
 func WithErrorHandler(handler ErrorHandler) Option {
 	return with("WithErrorHandler", func(c *config) { c.errorHandler = handler })
 }
@@ -263,8 +266,8 @@ func WithResourceMetadataURL(url string) Option {
 	return with("WithResourceMetadataURL", func(c *config) { c.resourceMetadata = url })
 }
 
-// WithRequirements adds requirements for every token of this Middleware,
-// before those of [Middleware.Require].
+// WithRequirements adds requirements for every token of this Middleware. They
+// run before those of [Middleware.Require].
 func WithRequirements(requirements ...Requirement) Option {
 	requirements = slices.Clone(requirements)
 	return with("WithRequirements", func(c *config) {
@@ -272,18 +275,18 @@ func WithRequirements(requirements ...Requirement) Option {
 	})
 }
 
-// WithLogger sets where the Middleware logs. Default: nowhere. Requests are
-// logged at DEBUG, the client's faults at INFO, everything an operator must
-// know at WARN and ERROR. What ends in a 5xx has one line in 10 s for each
-// cause; a JWT that a check refuses, at ERROR, has one each time. No line holds
-// a token, a JWT or a secret.
+// WithLogger sets where the Middleware logs. Default: nowhere. Requests that
+// pass or bring no token are logged at DEBUG, the client's faults at INFO,
+// everything an operator must know at WARN and ERROR. A 5xx has one line in
+// 10 s for each cause. A JWT that a check refuses has a line at ERROR each
+// time. No line holds a token, a JWT or a secret.
 func WithLogger(logger *slog.Logger) Option {
 	return with("WithLogger", func(c *config) { c.logger = logger })
 }
 
-// WithInsecureHTTP permits plain http for the issuer and its endpoints. Whoever
-// is on the way then reads tokens and puts in keys of their own. Without it
-// plain http is for the loopback interface only.
+// WithInsecureHTTP permits plain http for the issuer and its endpoints. Anyone
+// on the network path can then read tokens and substitute keys. Without this
+// option, plain http is for the loopback interface only.
 func WithInsecureHTTP() Option {
 	return with("WithInsecureHTTP", func(c *config) { c.insecureHTTP = true })
 }

@@ -54,7 +54,7 @@ func (v *validator) exclude(option string, others ...string) {
 // A part is a value of this package that knows whether it can work.
 type part interface{ unfit(c *config) (fault string) }
 
-// fit asks a value of this package whether it can work.
+// fit asks a part why it cannot work.
 func (v *validator) fit(option string, value any) {
 	if p, ok := value.(part); ok {
 		if fault := p.unfit(v.config); fault != "" {
@@ -72,7 +72,7 @@ func (v *validator) url(option, value string) {
 	}
 }
 
-// identity checks who issues and for whom.
+// identity checks the issuer, the audience and the algorithms.
 func (v *validator) identity() {
 	if v.url("WithIssuer", v.issuer); v.issuer == "" && !v.given["WithIssuer"] {
 		v.fault("WithIssuer", "is required")
@@ -99,10 +99,11 @@ func (v *validator) identity() {
 	}
 }
 
-// lookup checks how the authorization server is asked.
+// lookup checks how to ask the authorization server.
 func (v *validator) lookup() {
 	v.url("WithIntrospectionEndpoint", v.endpoint)
-	v.exclude("WithIntrospector", "WithIntrospectionEndpoint", "WithClientAuth", "WithJSONResponse", "WithStrictCacheControl")
+	v.exclude("WithIntrospector",
+		"WithIntrospectionEndpoint", "WithClientAuth", "WithJSONResponse", "WithStrictCacheControl")
 	if v.given["WithJSONResponse"] && (v.member == "" || v.member == "active") {
 		v.fault("WithJSONResponse", "%q cannot be the JWT's member", v.member)
 	}
@@ -123,7 +124,7 @@ func (v *validator) lookup() {
 	}
 }
 
-// keys checks what judges the JWTs.
+// keys checks what verifies the JWTs.
 func (v *validator) keys() {
 	v.url("WithJWKSURL", v.jwksURL)
 	v.exclude("WithKeySet", "WithJWKSURL")
@@ -164,7 +165,7 @@ func (v *validator) numbers() {
 	}
 }
 
-// hooks checks what is called or shown to clients.
+// hooks checks the functions that are called and the texts that clients see.
 func (v *validator) hooks() {
 	for _, hook := range []struct {
 		option  string
