@@ -14,13 +14,14 @@ import (
 	"github.com/phantom-token/phantom/internal/httpcache"
 )
 
-// An ErrorHandler writes the answer to a rejected request. When it runs, the
-// challenge, Cache-Control and Retry-After are already in w's header, and those
-// that it removes are put back; it writes the status err.StatusCode() and a
-// body. That status is also used if it writes a body only, or a status that
-// calls the request a success, as [http.ServeFile] would: 101, 2xx or 304. If it
-// writes nothing, the default answer is sent. It must not write anything that it
-// took from the request's credentials.
+// An ErrorHandler writes the answer to a rejected request: the status
+// err.StatusCode() and a body. The challenge, Cache-Control and Retry-After are
+// already in w's header; if the handler removes one, it is put back. The status
+// is err.StatusCode() also if the handler writes only a body, or a status that
+// calls the request a success, as [http.ServeFile] would: 101, 2xx or 304. If
+// it writes nothing, the default answer is sent. It must not write anything
+// that it took from the request's credentials. It must be safe for concurrent
+// use.
 type ErrorHandler func(w http.ResponseWriter, r *http.Request, err *Error)
 
 // rejecter renders rejections. It is the only writer of challenges.
@@ -30,8 +31,8 @@ type rejecter struct {
 	handler          ErrorHandler
 }
 
-// reject answers a request that is not let through. It returns e, or what the
-// client was told in its place because the error handler panicked.
+// reject answers a request that is not let through. It returns what the client
+// was told: e, or another Error if the error handler panicked.
 func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error) (told *Error) {
 	j.setHeader(w.Header(), e)
 	if j.handler == nil {
@@ -58,8 +59,8 @@ func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error) (tol
 	return told
 }
 
-// setHeader sets what every rejection carries and removes what an outer
-// handler may have said of the answer that is not going to be sent. It leaves
+// setHeader sets what every rejection carries. It removes what an outer handler
+// may have said about an answer that is not sent now. It leaves
 // Content-Encoding, which belongs to an outer handler that compresses.
 func (j *rejecter) setHeader(h http.Header, e *Error) {
 	for _, name := range []string{
@@ -94,7 +95,7 @@ func (j *rejecter) challenge(k kind, e *Error) string {
 		if scopes := scopeTokens(e.Scopes); len(scopes) > 0 {
 			c.Add("scope", strings.Join(scopes, " "))
 		}
-		if k.code == "invalid_request" { // the others say all there is to say
+		if k.code == "invalid_request" { // the other codes speak for themselves
 			c.Add("error_description", k.text)
 		}
 	}
@@ -134,8 +135,8 @@ func writeProblem(w http.ResponseWriter, r *http.Request, e *Error) {
 	}
 }
 
-// answerGuard is what an ErrorHandler writes to: it remembers whether anything
-// was written, and sees to it that the answer is a rejection.
+// answerGuard is the writer that an ErrorHandler gets. It remembers whether
+// anything was written and makes sure that the answer is a rejection.
 type answerGuard struct {
 	http.ResponseWriter
 	status   int

@@ -10,9 +10,9 @@ import (
 	"github.com/phantom-token/phantom/internal/failure"
 )
 
-// The kinds of failure, to be matched with [errors.Is]. Each is either a
-// verdict on the request (the first four) or the absence of one (the last
-// two): a request is never let through and never blamed for an outage.
+// The kinds of failure, to match with [errors.Is]. The first four are verdicts
+// on the request. The last two mean that there is none: the request is not let
+// through, and not blamed for the outage.
 var (
 	// ErrNoToken reports that a request carries no bearer token. Status 401,
 	// with a challenge that names no error (RFC 6750 section 3.1).
@@ -25,12 +25,12 @@ var (
 	// ErrInsufficientScope reports a valid token that does not meet a
 	// [Requirement]. Status 403.
 	ErrInsufficientScope = errors.New("phantom: insufficient scope")
-	// ErrUpstream reports an answer of the authorization server that cannot be
-	// used, its refusal of the introspection client's own credentials
-	// included. Status 502.
+	// ErrUpstream reports that the authorization server's answer cannot be
+	// used, or that it refused the introspection client's own credentials.
+	// Status 502.
 	ErrUpstream = errors.New("phantom: unusable answer of the authorization server")
-	// ErrUnavailable reports that no answer, or no key to judge it with, was
-	// to be had in time. Status 503.
+	// ErrUnavailable reports that no answer, or no key to verify it with, came
+	// in time. Status 503.
 	ErrUnavailable = errors.New("phantom: authorization server unavailable")
 )
 
@@ -47,16 +47,16 @@ const (
 	ReasonScope            Reason = "scope"             // a requirement is not met: 403, ErrInsufficientScope
 	ReasonProtocol         Reason = "as_protocol"       // unusable answer: 502, ErrUpstream
 	ReasonUnavailable      Reason = "as_unavailable"    // no answer: 503, ErrUnavailable
-	ReasonKeysUnavailable  Reason = "keys_unavailable"  // no keys to judge with: 503, ErrUnavailable
+	ReasonKeysUnavailable  Reason = "keys_unavailable"  // no keys to verify with: 503, ErrUnavailable
 	ReasonInternal         Reason = "internal"          // a hook or this package panicked: 500
 )
 
-// An Error is the rejection of one request. Get at it with [errors.As]; match
-// its kind with [errors.Is] and the Err variables, which an Error wraps.
+// An Error is the rejection of one request. Get it with [errors.As]. To match
+// its kind, use [errors.Is] with the Err variables, which an Error wraps.
 //
-// A [Requirement] may return an Error of its own to choose the answer: with
-// Status, Code and Params it brings the challenge along that its kind of
-// failure needs, such as RFC 9470's step-up.
+// A [Requirement] may return an Error of its own to choose the answer. Status,
+// Code and Params make the challenge that its kind of failure needs, such as
+// RFC 9470's step-up.
 //
 // No field ever holds a token, a JWT, a key, a secret or anything that the
 // authorization server wrote.
@@ -69,10 +69,10 @@ type Error struct {
 	// Scopes are the scope tokens that the request needs and its token lacks.
 	// They become the challenge's scope attribute.
 	Scopes []string
-	// RetryAfter is when to come again, for a 503. It is sent in whole seconds
+	// RetryAfter says when to try again, for a 503. It is sent in whole seconds
 	// from 1 to 30.
 	RetryAfter time.Duration
-	// Status replaces the Reason's status code when it is 401 or 403, for
+	// Status, if it is 401 or 403, replaces the Reason's status code, for
 	// requirements of other kinds. Any other value is ignored.
 	Status int
 	// Code replaces the Reason's error code (RFC 6750 section 3.1) in the
@@ -95,7 +95,7 @@ type kind struct {
 	level    slog.Level
 }
 
-// kinds is the one table from what happened to what is answered and logged.
+// kinds is the one table that says what is answered and logged for each class.
 var kinds = [...]kind{
 	failure.NoCredentials: {
 		reason:   ReasonNoCredentials,
@@ -165,7 +165,7 @@ var kinds = [...]kind{
 	},
 }
 
-// class returns the class of e's Reason; an unknown Reason comes from a
+// class returns the class of e's Reason. An unknown Reason comes from a
 // requirement and is a refusal like any other.
 func (e *Error) class() failure.Class {
 	for class, k := range kinds {
@@ -216,12 +216,12 @@ func (e *Error) Unwrap() []error {
 // 500, 502 or 503.
 func (e *Error) StatusCode() int { return e.kind().status }
 
-// defaultRetryAfter is what a 503 says when the authorization server did not
-// say anything better.
+// defaultRetryAfter is the RetryAfter of a 503 when the authorization server
+// did not ask for more.
 const defaultRetryAfter = time.Second
 
-// rejection makes an Error, of the caller's own, from what stopped a request. It
-// is the only maker of Errors in this package.
+// rejection makes a new Error from what stopped a request. Apart from
+// insufficientScope, it is the only maker of Errors in this package.
 func rejection(err error) *Error {
 	f := failure.From(err, failure.Internal, "")
 	var foreign *Error
@@ -237,15 +237,15 @@ func rejection(err error) *Error {
 	return e
 }
 
-// insufficientScope is the rejection for want of scopes.
+// insufficientScope is the rejection of a token that lacks scopes.
 func insufficientScope(scopes []string) *Error {
 	return &Error{Reason: ReasonScope, Scopes: scopes}
 }
 
 // translate makes a failure from a hook's error. An [*Error] keeps its kind and
-// is carried along as the cause; an error that wraps one of the sentinels has
-// that one's kind; every other is of the fallback class. The text of a foreign
-// error is dropped, because it could say anything.
+// becomes the cause. An error that wraps one of the Err variables gets the kind
+// of that one. Any other gets the fallback class. The text of a foreign error
+// is dropped, because it could contain anything.
 func translate(err error, fallback failure.Class, detail string) *failure.Error {
 	var e *Error
 	if errors.As(err, &e) && e != nil {
@@ -262,13 +262,13 @@ func translate(err error, fallback failure.Class, detail string) *failure.Error 
 	return failure.New(fallback, detail)
 }
 
-// carried makes a failure of an Error that somebody else made.
+// carried makes a failure of an Error that a hook returned.
 func carried(e *Error) *failure.Error {
 	f := failure.Because(e.class(), e.Detail, e)
 	if !f.IsVerdict() && e.StatusCode() < http.StatusInternalServerError {
 		f.Class = failure.Refused // its Status makes it a verdict
 	}
-	// Every 503 has some RetryAfter; a longer one was asked for.
+	// Every 503 has some RetryAfter. Only a longer one was asked for.
 	if e.RetryAfter > defaultRetryAfter {
 		f.Wait = e.RetryAfter
 	}

@@ -43,8 +43,8 @@ func (l *eventLog) admitted(ctx context.Context, tok *Token, hit bool) {
 	l.logger.LogAttrs(ctx, slog.LevelDebug, "phantom: ok", attrs...)
 }
 
-// rejected logs a rejection. Absent verdicts have one line per logPause and
-// reason.
+// rejected logs a rejection. A 5xx has one line per logPause for each reason
+// and detail.
 func (l *eventLog) rejected(ctx context.Context, e *Error) {
 	k := e.kind()
 	if k.status >= 500 && !l.mayLog(string(e.Reason)+e.Detail, logPause) {
@@ -104,8 +104,8 @@ func (l *eventLog) keysDropped(reasons []error) {
 	}
 }
 
-// mayLog reports whether the last line about the topic, if any, is long enough
-// ago for another one.
+// mayLog reports whether the last line about the topic, if any, is old enough
+// for another one.
 func (l *eventLog) mayLog(topic string, pause time.Duration) bool {
 	if l.logger == nil {
 		return false
@@ -116,7 +116,7 @@ func (l *eventLog) mayLog(topic string, pause time.Duration) bool {
 	if last, ok := l.last[topic]; ok && now.Sub(last) < pause {
 		return false
 	}
-	// Topics are fixed texts, few; the bound is against surprises.
+	// Topics are a few fixed texts. The bound guards against surprises.
 	if l.last == nil || len(l.last) >= 256 {
 		l.last = map[string]time.Time{}
 	}

@@ -8,15 +8,15 @@ import (
 )
 
 // A Requirement decides whether a verified token permits a request. An error
-// refuses it: an [*Error] as it says, one that wraps [ErrUnavailable] or
-// [ErrUpstream] as such, every other with status 403. It runs on every
-// request, also when the token came from the cache, and must be safe for
-// concurrent use.
+// refuses the request. An [*Error] chooses the answer, an error that wraps an
+// Err variable of this package gets the status of that one, and any other gets
+// 403. A Requirement runs on every request, also when the token comes from the
+// cache, and must be safe for concurrent use.
 type Requirement func(*Token) error
 
 // AllScopes requires every one of the scopes. The challenge names those that
-// the token lacks. It panics if there are none or one is not a scope-token
-// (RFC 6749 section 3.3), because such a requirement could not mean anything.
+// the token lacks. It panics if there are none or one is not a scope-token (RFC
+// 6749 section 3.3), because such a requirement has no meaning.
 func AllScopes(scopes ...string) Requirement {
 	scopes = mustScopes("AllScopes", scopes)
 	return func(t *Token) error {
