@@ -13,14 +13,14 @@ import (
 	"github.com/phantom-token/phantom/internal/upstream"
 )
 
-// An authority is one authorization server: the gate before it, how it is asked,
-// and the keys and rules by which its JWTs are verified.
+// An authority is one authorization server: the gate in front of it, the way to
+// ask it, and the keys and rules that verify its JWTs.
 type authority struct {
 	gate            *gate.Gate
 	ask             func(ctx context.Context, token string) (*introspection.Answer, error)
 	verifySignature func(ctx context.Context, jwt string, msg *jose.Message) (*issuer.Key, error)
 	rules           claims.Rules
-	warm            []func(context.Context) error // fetch what is to be fetched
+	warm            []func(context.Context) error // what Warm fetches
 }
 
 func newAuthority(c *config, log *eventLog) *authority {
@@ -47,8 +47,8 @@ func newAuthority(c *config, log *eventLog) *authority {
 	return a
 }
 
-// useIntrospection chooses how the server is asked: by the caller's Introspector
-// or the client of RFC 7662.
+// useIntrospection chooses how to ask the server: through the caller's
+// Introspector or with the client of RFC 7662.
 func (a *authority) useIntrospection(c *config, up *upstream.Client, metadata *issuer.Metadata) {
 	if c.introspector != nil {
 		a.ask = func(ctx context.Context, token string) (*introspection.Answer, error) {
@@ -94,13 +94,13 @@ func (a *authority) useKeys(c *config, published issuer.Config, metadata *issuer
 	a.warm = append(a.warm, keys.Fetch)
 }
 
-// fixedURL stands for what need not be discovered.
+// fixedURL returns the URL function for an endpoint that needs no discovery.
 func fixedURL(url string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) { return url, nil }
 }
 
-// transport is all that is used of a caller's client, which would follow
-// redirects and keep cookies.
+// transport returns the transport of the caller's client. The client itself
+// would follow redirects and keep cookies.
 func (c *config) transport() http.RoundTripper {
 	if c.client == nil {
 		return nil
@@ -110,7 +110,7 @@ func (c *config) transport() http.RoundTripper {
 
 // verifyAnswer verifies the JWT of an active answer: its form, algorithm, type,
 // signature and claims, in this order, and then what the answer says beside it.
-// It returns the key that signed it, nil if that is not ours to know.
+// It returns the key that signed the JWT, or nil with a caller's KeySet.
 func (a *authority) verifyAnswer(ctx context.Context, answer *introspection.Answer) (*issuer.Key, *claims.Set, error) {
 	msg, err := jose.Parse(answer.JWT)
 	if err != nil {

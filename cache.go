@@ -12,8 +12,8 @@ import (
 )
 
 // A memory is what a Middleware remembers of tokens: facts, never decisions.
-// Here stands what is remembered, for how long, and under which key; how it is
-// kept is the business of package cache.
+// This file decides what is remembered, for how long and under which key.
+// Package cache keeps it.
 type memory struct {
 	clock       clock.Clock
 	tokens      *cache.Cache[*Token]
@@ -36,7 +36,7 @@ func newMemory(c *config) *memory {
 }
 
 // A digest stands for an opaque token. It is keyed with a secret of its
-// Middleware, so that what is remembered does not tell what the token was.
+// Middleware, so that a remembered digest does not reveal the token.
 type digest = cache.Key
 
 // digest returns the key of an opaque token.
@@ -51,15 +51,15 @@ func (m *memory) digest(token string) digest {
 // look looks a token up.
 func (m *memory) look(d digest) cache.Finding[*Token] { return m.tokens.Get(d, m.clock.Now()) }
 
-// remember keeps a verified token that was asked for at the given time.
+// remember keeps a verified token. Its life counts from askedAt.
 func (m *memory) remember(
 	d digest, g cache.Generation, token *Token, answer *introspection.Answer, askedAt clock.Instant,
 ) {
 	m.tokens.Put(d, g, token, m.life(token, answer, askedAt))
 }
 
-// life says for how long a token is remembered: until it or the answer expires,
-// at most for the maximal lifetime and the server's max-age.
+// life returns how long a token is remembered: until the token or the answer
+// expires, but at most for maxTTL and the server's max-age.
 func (m *memory) life(token *Token, answer *introspection.Answer, askedAt clock.Instant) cache.Life {
 	expiry := token.Expiry()
 	if !answer.Expiry.IsZero() && answer.Expiry.Before(expiry) {

@@ -10,24 +10,24 @@ import (
 )
 
 // forward returns the request for next: a shallow copy with the token in its
-// context and with a header map of its own, in which the JWT stands in place of
-// what the client sent. A nil token makes it the request of nobody.
+// context and a header map of its own, in which the JWT replaces what the
+// client sent. With a nil token the request is anonymous.
 func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 	out := r.WithContext(NewContext(r.Context(), tok))
 	header := maps.Clone(r.Header)
 	if header == nil {
 		header = http.Header{}
 	}
-	// The request was found to have one value at most, which may stand under
-	// another spelling of the name. An extractor's request was not looked at.
+	// Without an extractor there is one value at most, perhaps under another
+	// spelling of the name. With an extractor the field is unchecked.
 	if len(header["Authorization"]) != 1 || m.extract != nil {
 		maps.DeleteFunc(header, func(name string, _ []string) bool { return httpauth.IsAuthorization(name) })
 	}
 	if tok != nil {
 		header["Authorization"] = []string{tok.header()}
 	}
-	// A proxy drops what Connection names (RFC 9110 section 7.6.1): the client
-	// must not be able to name this field, or to send it as a trailer.
+	// A proxy drops the fields that Connection names (RFC 9110 section 7.6.1).
+	// The client must not be able to name this one, or to send it as a trailer.
 	if connection := header["Connection"]; len(connection) > 0 {
 		cleanConnection(header, connection)
 	}
@@ -43,8 +43,8 @@ func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 	return out
 }
 
-// A trailingBody hands on the trailer that stands behind it, but for
-// Authorization: the server has it in full when the body ends.
+// A trailingBody copies the request's trailer, except for Authorization, for
+// next. The trailer is complete when the body ends.
 type trailingBody struct {
 	io.ReadCloser
 	from, to http.Header

@@ -13,23 +13,26 @@ import (
 )
 
 // An Introspector asks the authorization server about an opaque token. The
-// built-in one is a client of RFC 7662; [WithIntrospector] puts another in its
-// place.
+// built-in one is a client of RFC 7662; [WithIntrospector] replaces it.
 //
-// An [*Error], or an error that wraps one of this package's, ends in the status
-// that goes with it: [ErrUpstream] in 502; [ErrInvalidToken], which is
-// remembered as inactive, in 401. Every other ends in 503; a RetryAfter of more
-// than a second then keeps all lookups back, for 30 s at most. Introspect is called
-// at most once at a time for one token, with a context that ends with
-// [WithTimeout], and must be safe for concurrent use.
+// An [*Error], or an error that wraps an Err variable of this package, gets its
+// own status: [ErrUpstream] gives 502; [ErrInvalidToken] and [ReasonInactive]
+// give 401 and are remembered as inactive. An error of any other kind gives
+// 503. A 503 with a RetryAfter of more than a second holds back all lookups,
+// for 30 s at most.
+//
+// A Middleware calls Introspect at most once at a time for one token, unless
+// the token is forgotten in between. The context ends with [WithTimeout].
+// Introspect must be safe for concurrent use.
 type Introspector interface {
 	Introspect(ctx context.Context, token string) (*Introspection, error)
 }
 
-// An Introspection is the authorization server's answer about one token. It is
-// for an [Introspector] to return, not to print: it has the JWT in it.
+// An Introspection is the authorization server's answer about one token. An
+// [Introspector] returns it. Do not print it: it holds the JWT.
 type Introspection struct {
-	// Active is the server's verdict. Nothing else is looked at if it is false.
+	// Active is the server's verdict. If it is false, the other fields are
+	// ignored.
 	Active bool
 	// JWT is the token's JWT. It is verified like any other.
 	JWT string
@@ -64,25 +67,25 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 	return answer, nil
 }
 
-// A lookup asks the authorization server about one token, verifies what it says
-// and remembers that.
+// A lookup asks the authorization server about one token, verifies the answer
+// and remembers it.
 type lookup struct {
 	m          *Middleware
 	token      string
 	digest     digest
 	generation cache.Generation
 	wasGood    bool // the token was verified before: its lookup has priority
-	refresh    bool // ahead of the end of an entry, which is still good
+	refresh    bool // the entry is still good and renewed ahead of its end
 	askedAt    clock.Instant
 }
 
-// key names the flight. It differs from that of a lookup that began before a
-// Forget or Purge.
+// key names the flight. A Forget or Purge changes it, so that no later lookup
+// joins an older flight.
 func (l *lookup) key() string {
 	return string(binary.BigEndian.AppendUint64(l.digest[:], uint64(l.generation)))
 }
 
-// run is the flight that all who want to know of the token share.
+// run is the flight that all requests with the token share.
 func (l *lookup) run(ctx context.Context) (*Token, error) {
 	if tok, err := l.answeredMeanwhile(); tok != nil || err != nil {
 		return tok, err
@@ -99,8 +102,8 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 	return tok, nil
 }
 
-// answeredMeanwhile finds what an earlier flight learnt that ended between our
-// look into the memory and now.
+// answeredMeanwhile returns the result of an earlier flight that ended after
+// this lookup's first look into the memory.
 func (l *lookup) answeredMeanwhile() (*Token, error) {
 	if l.refresh {
 		return nil, nil
@@ -115,7 +118,7 @@ func (l *lookup) answeredMeanwhile() (*Token, error) {
 	}
 }
 
-// ask asks the authorization server, as soon as the gate permits.
+// ask asks the authorization server once the gate permits it.
 func (l *lookup) ask(ctx context.Context) (answer *introspection.Answer, err error) {
 	err = l.m.authority.gate.Do(ctx, l.wasGood, func(ctx context.Context) (err error) {
 		l.askedAt = l.m.memory.clock.Now()
@@ -137,8 +140,8 @@ func (l *lookup) verify(ctx context.Context, answer *introspection.Answer) (*Tok
 	return newToken(l.m, l.digest, key, answer.JWT, set, answer.Text), nil
 }
 
-// rememberFailure remembers the server's word "inactive". Any other verdict ends
-// what was known before; the absence of one changes nothing.
+// rememberFailure remembers the server's word "inactive". Any other verdict
+// drops what was remembered; the absence of one changes nothing.
 func (l *lookup) rememberFailure(err error) error {
 	switch f := failure.From(err, failure.Internal, ""); {
 	case f.Class == failure.Inactive:

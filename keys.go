@@ -13,18 +13,18 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// A KeySet verifies the signature of a compact JWS and returns its payload. It
-// has the method set of go-oidc's KeySet, so that one of those fits as it is.
+// A KeySet verifies the signature of a compact JWS and returns its payload. Its
+// method set is that of go-oidc's KeySet, so those fit unchanged.
 //
-// An error refuses the JWT, status 401, unless it wraps [ErrUnavailable], a
-// context's error or a [net.Error], status 503, or [ErrUpstream], status 502:
-// then there was nothing to judge with. Whatever a KeySet accepts, the JWT has
-// passed the strict parser and the list of algorithms before, and the payload
-// returned must be the one that was parsed.
+// An error refuses the JWT with status 401, unless it says that there was
+// nothing to judge with: one that wraps [ErrUnavailable], a context's error or
+// a [net.Error] gives 503, one that wraps [ErrUpstream] 502. Before a KeySet is
+// asked, the JWT has passed the strict parser and the list of algorithms. The
+// KeySet must return the payload that was parsed.
 //
-// go-oidc's RemoteKeySet says of some outages, such as a status 500, no more than
-// that there was an error, so that they are refusals here too: for keys behind a
-// URL, [WithJWKSURL] tells them apart.
+// go-oidc's RemoteKeySet does not tell some outages, such as a status 500, from
+// a bad signature, so they refuse the JWT here too. For keys behind a URL,
+// [WithJWKSURL] tells them apart.
 //
 // A KeySet must be safe for concurrent use.
 type KeySet interface {
@@ -58,7 +58,7 @@ type staticKeys struct {
 
 func (s *staticKeys) unfit(*config) string { return s.invalid }
 
-// VerifySignature makes a staticKeys a KeySet.
+// VerifySignature implements [KeySet].
 func (s *staticKeys) VerifySignature(_ context.Context, jwt string) ([]byte, error) {
 	msg, err := jose.Parse(jwt)
 	if err != nil {
@@ -70,8 +70,8 @@ func (s *staticKeys) VerifySignature(_ context.Context, jwt string) ([]byte, err
 	return msg.Payload, nil
 }
 
-// verifyWith checks the JWT with a KeySet. The keys are not ours to know: there
-// is none to return.
+// verifyWith checks the JWT with a caller's KeySet, which does not reveal the
+// key.
 func verifyWith(ctx context.Context, keys KeySet, jwt string, msg *jose.Message) error {
 	payload, err := keys.VerifySignature(ctx, jwt)
 	var failed net.Error

@@ -5,10 +5,11 @@
 // that JWT, remembers the answer, and hands the request on with the JWT in the
 // Authorization field and the verified [Token] in its context.
 //
-// It fails closed: a request reaches the next handler only with a token that
-// was verified, by one path, no matter what goes wrong. A verdict on the token is
-// answered 400, 401 or 403 with a challenge (RFC 6750); the absence of a
-// verdict 502 or 503.
+// It fails closed. Except for the anonymous requests that [Middleware.Optional]
+// permits, a request reaches the next handler only with a verified token, and
+// there is one path to it. A verdict on the token becomes a 400, 401 or 403
+// with a challenge (RFC 6750). If there is no verdict, the answer is 500, 502
+// or 503.
 package phantom
 
 import (
@@ -24,8 +25,8 @@ import (
 )
 
 // A Middleware authenticates requests. Make one with [New]. It is immutable and
-// safe for concurrent use, has no goroutine at rest, and needs no closing. The
-// zero Middleware protects nothing, so it refuses to wrap a handler.
+// safe for concurrent use, runs no goroutine while idle, and needs no closing.
+// The zero Middleware protects nothing, so it refuses to wrap a handler.
 type Middleware struct {
 	authority    *authority
 	memory       *memory
@@ -56,20 +57,21 @@ func New(opts ...Option) (*Middleware, error) {
 	}, nil
 }
 
-// Handler returns a handler that requires a token and hands requests on to
-// next with the token's JWT in Authorization and the [Token] in the context.
-// The request that next gets is a shallow copy with a header map of its own.
-// It panics if m is nil or zero or next is nil.
+// Handler returns a handler that requires a token and hands requests on to next
+// with the token's JWT in Authorization and the [Token] in the context. The
+// request that next gets is a shallow copy with a header map of its own.
+// Handler panics if m is nil or zero or next is nil.
 func (m *Middleware) Handler(next http.Handler) http.Handler {
 	return m.protect(next, (*Middleware).required, nil)
 }
 
-// Optional returns a handler that lets requests without any Authorization field
-// pass as anonymous ones, without a [Token] in their context, an inherited one
-// included; with [WithTokenExtractor], those in which the extractor finds no
-// token either. Any other request must have a valid token, as with Handler. The
-// answers vary with Authorization, and say so (RFC 9110 section 12.5.5); what
-// else an extractor looks at is for the caller to say.
+// Optional returns a handler that also lets anonymous requests pass. A request
+// is anonymous if it has no Authorization field and, with [WithTokenExtractor],
+// the extractor finds no token either. Its context has no [Token], not even an
+// inherited one. Any other request must have a valid token, as with Handler.
+// The answers vary with Authorization and say so (RFC 9110 section 12.5.5). If
+// an extractor looks at other fields, the caller must name those in Vary.
+// Optional panics as Handler does.
 func (m *Middleware) Optional(next http.Handler) http.Handler {
 	protected := m.protect(next, (*Middleware).optional, nil)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -87,9 +89,9 @@ func (m *Middleware) RequireScopes(scopes ...string) func(http.Handler) http.Han
 }
 
 // Require returns a wrapper of handlers that requires a token that meets all of
-// the requirements. It authenticates by itself unless an outer handler of m
-// has done so, so that there is no order of wrapping that lets a request pass
-// unchecked. Without requirements it is Handler. It panics if one is nil.
+// the requirements. It authenticates by itself unless an outer handler of m has
+// done so, so no order of wrapping lets a request pass unchecked. Without
+// requirements it does what Handler does. It panics if one is nil.
 func (m *Middleware) Require(requirements ...Requirement) func(http.Handler) http.Handler {
 	requirements = slices.Clone(requirements)
 	for _, r := range requirements {
@@ -100,8 +102,8 @@ func (m *Middleware) Require(requirements ...Requirement) func(http.Handler) htt
 	return func(next http.Handler) http.Handler { return m.protect(next, (*Middleware).required, requirements) }
 }
 
-// An identifier finds the token that a request brings and verifies it. hit says
-// that the authorization server need not be asked.
+// An identifier finds the token that a request brings and verifies it. hit
+// reports that the result is a remembered one.
 type identifier func(m *Middleware, r *http.Request) (tok *Token, hit bool, err error)
 
 // protect is the only place that calls next.
@@ -154,8 +156,8 @@ func (m *Middleware) permits(tok *Token, requirements []Requirement) error {
 	return nil
 }
 
-// required returns the request's token. One that an outer handler of this
-// Middleware verified is good for the inner ones too.
+// required returns the request's token. A token that an outer handler of this
+// Middleware verified serves the inner handlers too.
 func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error) {
 	if tok, ok := FromContext(r.Context()); ok && tok.owner == m && m.carriesOnly(r, tok) {
 		if m.authority.rules.Expired(tok.expiry, time.Now()) {
@@ -170,9 +172,9 @@ func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error)
 	return m.verify(r.Context(), token)
 }
 
-// carriesOnly reports whether the request brings no credentials but those that
-// the token was verified for, or its own JWT. A request that was made with the
-// context of another one can bring others.
+// carriesOnly reports whether the request brings no credentials except the
+// token's own JWT or, with an extractor, the opaque token behind it. A request
+// made with another request's context can bring different ones.
 func (m *Middleware) carriesOnly(r *http.Request, tok *Token) bool {
 	values := httpauth.Credentials(r.Header)
 	if len(values) > 1 || len(values) == 1 && values[0] != tok.header() {
@@ -203,7 +205,7 @@ func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error)
 		return nil, false, nil
 	}
 	// Only the extractor can say that there is no token. Once there is one, no
-	// failure to verify it makes the request an anonymous one.
+	// failure to verify it makes the request anonymous.
 	token, err := m.token(r)
 	switch {
 	case err == nil:
@@ -227,7 +229,8 @@ func (m *Middleware) Verify(ctx context.Context, token string) (*Token, error) {
 	return m.authenticate(func() (*Token, bool, error) { return m.verify(ctx, token) })
 }
 
-// authenticate gives both the same protection that requests have.
+// authenticate protects Authenticate and Verify from panics, as admit protects
+// requests.
 func (m *Middleware) authenticate(identify func() (*Token, bool, error)) (*Token, error) {
 	tok, err := m.decide(identify)
 	if err != nil {
@@ -236,7 +239,7 @@ func (m *Middleware) authenticate(identify func() (*Token, bool, error)) (*Token
 	return tok, nil
 }
 
-// decide is admit for those who have no request to hand on.
+// decide is admit for callers that have no request to hand on.
 func (m *Middleware) decide(identify func() (*Token, bool, error)) (tok *Token, err error) {
 	decided := false
 	defer failure.Recover(&decided, &err)
@@ -299,8 +302,9 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	return tok, false, err
 }
 
-// bridge returns the entry that serves beyond its life because its lookup met an
-// outage, unless the server called the token inactive meanwhile.
+// bridge returns the remembered token that serves past its life because the
+// lookup met an outage. It returns nil if the error is no outage, the caller
+// has left, or the server has called the token inactive since.
 func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token {
 	if ctx.Err() != nil || !failure.From(outage, failure.Internal, "").IsOutage() {
 		return nil
@@ -312,16 +316,17 @@ func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token 
 	return found.Value
 }
 
-// Forget drops what is remembered of an opaque token, for logout and
-// revocation webhooks. A lookup that is under way is not remembered either.
+// Forget drops what m remembers about an opaque token. It is for logout and
+// revocation webhooks. The result of a lookup under way is not remembered
+// either.
 func (m *Middleware) Forget(token string) { m.memory.tokens.Forget(m.memory.digest(token)) }
 
 // Purge is Forget for every token.
 func (m *Middleware) Purge() { m.memory.tokens.Purge() }
 
-// Warm fetches the metadata and the key set, if they are to be fetched, so that
-// the first request need not wait. It is optional. The error is an [*Error];
-// requests fetch again what could not be fetched.
+// Warm fetches the metadata and the key set in advance, unless the options make
+// that needless, so that the first request does not wait. Calling it is
+// optional. The error is an [*Error]; later requests retry what failed.
 func (m *Middleware) Warm(ctx context.Context) error {
 	for _, fetch := range m.authority.warm {
 		if err := fetch(ctx); err != nil {

@@ -19,10 +19,10 @@ import (
 	"github.com/phantom-token/phantom/internal/issuer"
 )
 
-// A Token is a verified JWT: its signature, issuer, audience, times and type
-// were checked before anyone got hold of it. It is immutable and safe for
-// concurrent use; what its methods return is a copy or cannot be changed. Only a
-// Middleware makes one: the zero Token is of no use.
+// A Token is a verified JWT. Its signature, issuer, audience, times and type
+// were checked before the Token was made. It is immutable and safe for
+// concurrent use. Its methods return copies or values that cannot change. Only
+// a Middleware makes one: the zero Token is of no use.
 //
 // A Token prints as a fixed text, so that it cannot end up in a log by
 // accident.
@@ -36,8 +36,9 @@ type Token struct { //nolint:recvcheck // String and Format are there for a copi
 	expiry, issuedAt int64       // seconds since the epoch
 }
 
-// packedText is three texts in one: one pointer for the garbage collector and
-// one allocation in place of three, since a million Tokens may be remembered.
+// packedText holds three texts in one string. A million Tokens may be
+// remembered: one string is one pointer for the garbage collector and one
+// allocation, in place of three.
 type packedText struct {
 	text                string
 	firstEnd, secondEnd uint32
@@ -51,7 +52,7 @@ func (p *packedText) first() string  { return p.text[:p.firstEnd] }
 func (p *packedText) second() string { return p.text[p.firstEnd:p.secondEnd] }
 func (p *packedText) third() string  { return p.text[p.secondEnd:] }
 
-// common is what many Tokens share, kept once for all of them.
+// common holds what many Tokens share, once for all of them.
 type common struct{ clientID, scope, audience string }
 
 const bearerPrefix = httpauth.Bearer + " "
@@ -73,7 +74,8 @@ func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *cla
 	return t
 }
 
-// isRetired reports whether the key that signed the JWT left the issuer's set.
+// isRetired reports whether the key that signed the JWT has left the issuer's
+// set.
 func (t *Token) isRetired() bool { return t.key.Retired() }
 
 // header returns the value of the Authorization field.
@@ -137,24 +139,24 @@ func (t *Token) HasScope(scope string) bool {
 	return false
 }
 
-// Decode decodes the JWT's verified payload into v, as [json.Unmarshal] does,
-// except that numbers decoded into an interface value become a [json.Number],
-// so that none loses digits. Each call decodes a copy of its own.
+// Decode decodes the JWT's verified payload into v as [json.Unmarshal] does,
+// except that a number in an interface value becomes a [json.Number] and keeps
+// all its digits. Each call decodes a copy of its own.
 func (t *Token) Decode(v any) error {
 	_, rest, _ := strings.Cut(t.JWT(), ".")
 	segment, _, _ := strings.Cut(rest, ".")
 	payload, err := base64.RawURLEncoding.DecodeString(segment)
 	if err != nil {
-		return fmt.Errorf("phantom: payload: %w", err) // cannot be: it was verified
+		return fmt.Errorf("phantom: payload: %w", err) // cannot happen: it was verified
 	}
 	return decodeJSON(payload, v)
 }
 
-// Introspection decodes the other members of the introspection answer into v,
-// if the authorization server answered in JSON, in the way of
-// [Token.Decode]. It returns an error if the answer was the bare JWT.
+// Introspection decodes the other members of a JSON introspection answer into
+// v, as [Token.Decode] does. It returns an error if the answer had none, as a
+// bare JWT has.
 //
-// These members were not signed; sub and client_id agree with the JWT.
+// These members are not signed. Of them, sub and client_id agree with the JWT.
 func (t *Token) Introspection(v any) error {
 	if t.answer == nil {
 		return errNoMembers
@@ -187,7 +189,7 @@ func (t *Token) SetAuthHeader(r *http.Request) {
 // String returns a fixed text in place of the token.
 func (t Token) String() string { return "phantom.Token(redacted)" }
 
-// Format writes a fixed text in place of the token, whatever the verb.
+// Format writes a fixed text in place of the token, for every verb.
 func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.String()) }
 
 // LogValue returns what is harmless to log: issuer, client and expiry.
@@ -205,9 +207,9 @@ func (t *Token) LogValue() slog.Value {
 // contextKey is the key of the current token in a request's context.
 type contextKey struct{}
 
-// NewContext returns a context that carries the token, for tests of handlers
-// and for servers other than net/http's. A nil token hides one that ctx
-// carries. Handlers of the Middleware that verified the token take it from the
+// NewContext returns a context that carries the token. It is for tests of
+// handlers and for servers other than net/http's. A nil token hides one that
+// ctx carries. The Middleware that verified the token accepts it from the
 // context, until it expires, for a request that brings no other.
 func NewContext(ctx context.Context, tok *Token) context.Context {
 	return context.WithValue(ctx, contextKey{}, tok)
@@ -219,9 +221,9 @@ func FromContext(ctx context.Context) (*Token, bool) {
 	return tok, tok != nil
 }
 
-// Claims decodes the verified payload of the context's token into a T, in the
-// way of [Token.Decode]. Without a token it returns [ErrNoToken], never the
-// claims of nobody.
+// Claims decodes the verified payload of the context's token into a T, as
+// [Token.Decode] does. Without a token it returns [ErrNoToken], never an empty
+// T alone.
 func Claims[T any](ctx context.Context) (T, error) {
 	var claims T
 	tok, ok := FromContext(ctx)
