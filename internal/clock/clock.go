@@ -1,7 +1,7 @@
 // Package clock reads both of the machine's clocks at once. Neither suffices
 // alone: the wall clock can be set back, and the monotonic one stands still
-// while the machine is suspended. What is remembered therefore ends as soon as
-// either of them says so.
+// while the machine is suspended. What is remembered therefore ends when the
+// first of them says so.
 package clock
 
 import (

@@ -1,10 +1,10 @@
-// Package failure is the one word by which everything below the root says that
-// it has no verified token to give: the class of what happened, the detail for
-// the log, how long to wait, and the cause.
+// Package failure is the error type of everything below the root package. A
+// failure says why there is no verified token: its class, the detail for the
+// log, how long to wait, and the cause.
 //
 // A failure is either a verdict on the token or the absence of one, and only
-// the failure itself says which. HTTP status codes are decided above, in one
-// table.
+// the failure itself says which. The root package decides HTTP status codes, in
+// one table.
 package failure
 
 import (
@@ -24,7 +24,7 @@ const (
 	Insufficient                   // the token does not permit the request
 	Protocol                       // an answer that cannot be used
 	Unavailable                    // no answer in time
-	NoKeys                         // no keys to judge with
+	NoKeys                         // no keys to verify with
 	Internal                       // a hook or this module panicked
 )
 
@@ -34,7 +34,7 @@ const (
 type Error struct {
 	Class  Class
 	Detail string        // names the rule or the check that failed
-	Wait   time.Duration // when the server asked to be asked again; 0: it did not
+	Wait   time.Duration // how long the server asked us to wait; 0: it did not
 	Cause  error         // safe to show; may be nil
 }
 
@@ -47,7 +47,7 @@ func Because(class Class, detail string, cause error) *Error {
 }
 
 // From returns the failure in err. An error that holds none becomes one of the
-// fallback class, and its text is dropped: it could say anything.
+// fallback class. Its text is dropped, because it could contain anything.
 func From(err error, fallback Class, detail string) *Error {
 	var e *Error
 	if errors.As(err, &e) && e != nil {
@@ -56,10 +56,11 @@ func From(err error, fallback Class, detail string) *Error {
 	return New(fallback, detail)
 }
 
-// IsVerdict reports whether the request or its token was judged.
+// IsVerdict reports whether e is a verdict on the request or its token.
 func (e *Error) IsVerdict() bool { return e.Class <= Insufficient }
 
-// IsOutage reports whether there was no verdict because nobody answered.
+// IsOutage reports whether there was no verdict because the answer or the keys
+// for it were missing.
 func (e *Error) IsOutage() bool { return e.Class == Unavailable || e.Class == NoKeys }
 
 // Error describes the failure. It is safe to show.

@@ -7,14 +7,14 @@ import (
 
 // A Panic is the cause of an [Internal] failure.
 type Panic struct {
-	Text  string // the panic's value if the runtime made it: any other could say anything
+	Text  string // the panic's value if the runtime made it; any other could contain anything
 	Stack []byte
 }
 
 // Error describes the panic.
 func (p *Panic) Error() string { return p.Text }
 
-// FromPanic makes a failure of a recovered panic. Call it in the deferred
+// FromPanic makes a failure from a recovered panic. Call it in the deferred
 // function that recovered, so that the stack is the right one.
 func FromPanic(recovered any) *Error {
 	text := "panic in a hook"
@@ -24,7 +24,7 @@ func FromPanic(recovered any) *Error {
 	return Because(Internal, "panic", &Panic{text, debug.Stack()})
 }
 
-// Recover is to be deferred by a function that decides something. If the
+// Recover protects a function that decides something and defers it. If the
 // function panics before *decided is true, Recover sets *err to an [Internal]
 // failure, so that a panic never admits a request. It also sees panic(nil) and
 // runtime.Goexit, for which recover returns nil.

@@ -1,9 +1,9 @@
 // Package flight lets concurrent calls with the same key share one call of a
 // function: a flight.
 //
-// A flight belongs to none of those who wait for it. It keeps the values of the
-// context that started it but not its cancellation, and ends by a deadline of
-// its own. Each waiter leaves when its own context ends.
+// No waiter owns a flight. The flight keeps the values of the context that
+// started it, but not its cancellation, and ends by its own deadline. Each
+// waiter leaves when its own context ends.
 package flight
 
 import (
@@ -24,12 +24,12 @@ type Group[T any] struct {
 // New returns a Group whose flights end after the timeout.
 func New[T any](timeout time.Duration) *Group[T] { return &Group[T]{timeout: timeout} }
 
-// Do joins the flight of the key, or starts it, and waits for its end. The
-// error is fn's, or a [*failure.Error].
+// Do joins or starts the flight of the key and waits for its end. The error is
+// fn's, or a [*failure.Error].
 func (g *Group[T]) Do(ctx context.Context, key string, fn func(context.Context) (T, error)) (T, error) {
 	results := g.Start(ctx, key, fn)
-	// A well-behaved fn ends by the flight's own deadline. The timer is for the
-	// others: a hook that ignores its context, or that ends its goroutine, which
+	// A well-behaved fn ends by the flight's own deadline. The timer is for a
+	// hook that ignores its context, or that ends its goroutine, which
 	// singleflight never reports.
 	timer := time.NewTimer(g.timeout)
 	defer timer.Stop()
@@ -44,8 +44,10 @@ func (g *Group[T]) Do(ctx context.Context, key string, fn func(context.Context) 
 	}
 }
 
-// Start joins the flight of the key, or starts it, and does not wait.
-func (g *Group[T]) Start(ctx context.Context, key string, fn func(context.Context) (T, error)) <-chan singleflight.Result {
+// Start joins or starts the flight of the key and does not wait.
+func (g *Group[T]) Start(
+	ctx context.Context, key string, fn func(context.Context) (T, error),
+) <-chan singleflight.Result {
 	ctx = context.WithoutCancel(ctx)
 	return g.group.DoChan(key, func() (value any, err error) {
 		ctx, cancel := context.WithTimeout(ctx, g.timeout)
