@@ -1,13 +1,13 @@
-// Package cache remembers values and the word "no" for keys that are digests:
-// values in one LRU, "no" in another, so that what is worthless cannot push out
-// what is good. It decides nothing; how long something may be kept is the
-// caller's to say, with each [Cache.Put].
+// Package cache remembers values and the word "no" for keys that are digests.
+// Values are in one LRU, "no" in another, so that what is worthless cannot push
+// out what is good. The cache decides nothing: the caller says how long to keep
+// something, with each [Cache.Put].
 //
-// Both LRUs are spread over shards with a lock of their own. One quota for all
-// shards of a kind bounds how many entries there are.
+// Both LRUs are spread over shards, each with its own lock. One quota for all
+// shards of a kind bounds the number of entries.
 //
 // An entry whose life is over stays as a tombstone, without its value, until it
-// is evicted: it tells that the key was good once.
+// is evicted. A tombstone shows that the key was good once.
 package cache
 
 import (
@@ -32,7 +32,7 @@ type Key [32]byte
 type Config[V any] struct {
 	Size         int           // entries of each kind; 0: nothing is remembered
 	RefreshAhead float64       // share of its life after which a value is due for refresh; 0: never
-	Stale        time.Duration // how long a value may serve beyond its life while there is nothing better
+	Stale        time.Duration // how long a value may serve past its life if there is no better one
 	Retired      func(V) bool  // whether a value became worthless before its time
 }
 
@@ -42,8 +42,8 @@ type Cache[V any] struct {
 	shards []shard[V]
 	values quota
 	nos    quota
-	// generations count the calls of Forget, by a part of the key; purges counts
-	// those of Purge.
+	// generations count the calls of Forget, by a part of the key. purges
+	// counts those of Purge.
 	generations [1024]atomic.Uint32
 	purges      atomic.Uint32
 }
@@ -59,12 +59,12 @@ type entry[V any] struct {
 	value     V
 	tombstone bool          // the value is gone
 	fresh     clock.Instant // serves until then
-	refreshAt int64         // due for refresh from this on the monotonic clock on
+	refreshAt int64         // due for refresh from this monotonic time on
 	expiry    clock.Instant // never served from then on
 }
 
-// A quota bounds the entries of all shards together: with a bound of its own
-// each shard would run over while others have room.
+// A quota bounds the entries of all shards together. If each shard had its own
+// bound, one would run over while others have room.
 type quota struct {
 	limit int64
 	count atomic.Int64
@@ -83,8 +83,8 @@ func New[V any](config Config[V]) *Cache[V] {
 	}
 	c.shards = make([]shard[V], n)
 	for i := range c.shards {
-		// The quota alone evicts, so that it counts right. The error is for
-		// sizes below 1.
+		// Only the quota evicts, so that its count is right. NewLRU fails only
+		// for sizes below 1.
 		c.shards[i].values, _ = simplelru.NewLRU[Key, entry[V]](math.MaxInt, nil)
 		c.shards[i].nos, _ = simplelru.NewLRU[Key, clock.Instant](math.MaxInt, nil)
 	}
@@ -98,11 +98,11 @@ func (c *Cache[V]) index(k Key) int {
 	return int(binary.LittleEndian.Uint32(k[:])) & (len(c.shards) - 1)
 }
 
-// A Generation is the time between two calls of Forget or Purge, for one key.
-// What was learnt in one generation is not remembered in the next.
+// A Generation of a key lasts from one call of Forget or Purge to the next.
+// What was learnt in one generation is not remembered in another.
 type Generation uint64
 
-// Generation returns the present one of the key.
+// Generation returns the key's present generation.
 func (c *Cache[V]) Generation(k Key) Generation {
 	return Generation(uint64(c.purges.Load())<<32 | uint64(c.stripe(k).Load()))
 }
@@ -114,11 +114,11 @@ func (c *Cache[V]) stripe(k Key) *atomic.Uint32 {
 // A State is what a Cache knows of a key.
 type State uint8
 
-// The states. Only with Fresh and Stale there is a value.
+// The states. Only Fresh and Stale come with a value.
 const (
 	Unknown State = iota // nothing, or a tombstone
 	Fresh
-	Stale // past its life: to be served only while there is nothing better
+	Stale // past its life: serves only while there is no better value
 	No
 )
 
@@ -164,23 +164,23 @@ func (c *Cache[V]) Get(k Key, now clock.Instant) Finding[V] {
 	return Finding[V]{WasGood: found}
 }
 
-// A Life is how long a value may be remembered, from when it was asked for on.
+// A Life is how long a value may be remembered, from when it was asked for.
 type Life struct {
 	asked  clock.Instant
 	ttl    time.Duration // it serves so long; at most expiry
-	expiry time.Duration // it is not served beyond, not even in an outage
+	expiry time.Duration // it never serves beyond, not even in an outage
 }
 
 // NewLife returns the life of a value that was asked for at the given time: the
-// least of the bounds and of what is left until the expiry.
+// least of the bounds and of the time left until the expiry.
 func NewLife(asked clock.Instant, expiry time.Time, bounds ...time.Duration) Life {
 	left := expiry.Sub(time.Unix(0, asked.Wall)) // saturates
 	return Life{asked: asked, ttl: min(left, slices.Min(bounds)), expiry: left}
 }
 
-// Put remembers a value that was asked for in the given generation. If its life
-// is over, Put forgets what was remembered before: that is older than what may
-// not be kept.
+// Put remembers a value that was asked for in the given generation. If the
+// value's life is over, Put forgets the key instead: what was remembered before
+// is older than what may not be kept.
 func (c *Cache[V]) Put(k Key, g Generation, value V, life Life) {
 	if c.shards == nil || life.ttl <= 0 {
 		c.Remove(k)
@@ -204,9 +204,9 @@ func (c *Cache[V]) put(k Key, g Generation, value V, life Life) (stored bool) {
 		c.values.count.Add(1)
 	}
 	ttl := life.ttl
-	// An entry whose life ends with its expiry, and whose expiry each refresh
-	// finds where it was, is left to run out: it would be refreshed in ever
-	// shorter intervals.
+	// If an entry's life ends with its expiry, and a refresh does not move that
+	// expiry, the entry is left to run out. Otherwise it would be refreshed at
+	// ever shorter intervals.
 	if !found || ttl < life.expiry || e.expiry.Wall > before.expiry.Wall {
 		// Up to an eighth less, so that a crowd does not expire at once.
 		ttl -= time.Duration(rand.Int64N(int64(ttl)/8 + 1))
@@ -222,8 +222,8 @@ func (c *Cache[V]) put(k Key, g Generation, value V, life Life) (stored bool) {
 	return true
 }
 
-// PutNo forgets what was remembered of the key and remembers "no" in its place,
-// if that was learnt in the given generation.
+// PutNo forgets the key's value. It remembers "no" in its place, if that was
+// learnt in the given generation and this is still the present one.
 func (c *Cache[V]) PutNo(k Key, g Generation, until clock.Instant) {
 	if c.shards == nil {
 		return
@@ -250,8 +250,8 @@ func (c *Cache[V]) putNo(k Key, g Generation, until clock.Instant) (stored bool)
 	return true
 }
 
-// evict removes the oldest entries of the shard that just grew until the quota
-// is kept; if there are no others there, those of the next shards.
+// evict removes entries until the quota is kept: the oldest of the shard that
+// just grew and, if it has no others, those of the next shards.
 func evict[V, E any](c *Cache[V], q *quota, k Key, of func(*shard[V]) *simplelru.LRU[Key, E]) {
 	first, keep := c.index(k), 1 // not the entry that was just made
 	for i := 0; q.count.Load() > q.limit && i < len(c.shards); i, keep = i+1, 0 {
@@ -281,7 +281,7 @@ func (c *Cache[V]) Remove(k Key) {
 	}
 }
 
-// Forget is Remove, and begins a new generation of the key.
+// Forget is Remove, and starts a new generation of the key.
 func (c *Cache[V]) Forget(k Key) {
 	c.stripe(k).Add(1)
 	c.Remove(k)

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// Freshness reads how long an answer may be kept from Cache-Control and Age
-// (RFC 9111 sections 4.2 and 5.2.2); negative if it does not say. What says
-// something that cannot be read is not kept at all.
+// Freshness reads from Cache-Control and Age how long an answer may be kept
+// (RFC 9111 sections 4.2 and 5.2.2). The result is negative if the answer does
+// not say. An answer whose max-age or Age cannot be read is not kept at all.
 //
-// Most servers send no-store or no-cache by habit, whatever stands beside it,
-// and RFC 7662 section 4 leaves caching to the resource server: unless strict,
-// an answer with one of them says nothing.
+// Most servers send no-store or no-cache by habit, and RFC 7662 section 4
+// leaves caching to the resource server. Unless strict, an answer with one of
+// them therefore does not say, even if it has a max-age too.
 func Freshness(h http.Header, strict bool) time.Duration {
 	maxAge := time.Duration(-1)
 	for name, value := range directives(h.Values("Cache-Control")) {
@@ -90,10 +90,11 @@ func deltaSeconds(s string) (time.Duration, bool) {
 	return time.Duration(n) * time.Second, true
 }
 
-// MaxRetryAfter bounds what a server can make us wait.
+// MaxRetryAfter bounds how long a server can make us wait.
 const MaxRetryAfter = 30 * time.Second
 
-// RetryAfter reads Retry-After (RFC 9110 section 10.2.3), bounded.
+// RetryAfter reads Retry-After (RFC 9110 section 10.2.3). It returns at least
+// one second and at most MaxRetryAfter.
 func RetryAfter(h http.Header, now time.Time) (time.Duration, bool) {
 	value := strings.Trim(h.Get("Retry-After"), " \t")
 	after, ok := deltaSeconds(value)
