@@ -1,4 +1,4 @@
-// Package httpauth knows the grammar of the fields Authorization and
+// Package httpauth implements the grammar of the fields Authorization and
 // WWW-Authenticate (RFC 9110 section 11, RFC 6750): it reads credentials and
 // writes challenges.
 package httpauth
@@ -35,8 +35,8 @@ func Credentials(h http.Header) []string {
 // any spelling.
 func IsAuthorization(name string) bool { return strings.EqualFold(name, "Authorization") }
 
-// The two ways of having no credentials. Only a request without any
-// Authorization field can be an anonymous one.
+// The two ways to have no credentials. Only a request without any Authorization
+// field can be anonymous.
 var (
 	ErrNoField   = failure.New(failure.NoCredentials, "no Authorization field")
 	ErrNotBearer = failure.New(failure.NoCredentials, "not the Bearer scheme")
@@ -45,8 +45,8 @@ var (
 func malformed(detail string) error { return failure.New(failure.Malformed, detail) }
 
 // BearerToken extracts the token by the grammar of RFC 6750 section 2.1: one
-// field, the scheme in any case (RFC 9110 section 11.1), one or more spaces. It
-// leaves it to [CheckToken] to judge the rest.
+// field, the scheme in any case (RFC 9110 section 11.1), one or more spaces.
+// [CheckToken] judges the rest.
 func BearerToken(h http.Header) (string, error) {
 	values := Credentials(h)
 	switch len(values) {

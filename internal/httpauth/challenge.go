@@ -21,8 +21,8 @@ func NewChallenge(scheme string) *Challenge {
 
 var quotedPairs = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
-// Add adds a parameter. It leaves out one whose name was added before or is not
-// a token, and one whose value cannot be a quoted-string.
+// Add adds a parameter. It leaves out a parameter whose name was added before
+// or is not a token, or whose value cannot be a quoted-string.
 func (c *Challenge) Add(name, value string) {
 	if slices.Contains(c.names, name) || !isToken(name) || !IsQuotable(value) {
 		return

@@ -1,5 +1,5 @@
-// Package upstream sends requests to the authorization server: over which
-// connections, with how many tries, and with what name for what goes wrong.
+// Package upstream sends requests to the authorization server. It decides over
+// which connections, how often to try, and what to call what goes wrong.
 package upstream
 
 import (
@@ -24,8 +24,9 @@ type Client struct {
 	answers   atomic.Int64 // so far
 }
 
-// New returns a Client that uses the transport or, if it is nil, one of its own
-// with at most so many connections to a host.
+// New returns a Client that uses the given transport. If that is nil, the
+// Client has a transport of its own, with at most the given number of
+// connections to a host.
 func New(transport http.RoundTripper, connections int) *Client {
 	if transport == nil {
 		transport = newTransport(connections)
@@ -36,10 +37,10 @@ func New(transport http.RoundTripper, connections int) *Client {
 // closeIdle closes the connections that are not in use.
 func (c *Client) closeIdle() { (&http.Client{Transport: c.transport}).CloseIdleConnections() }
 
-// newTransport speaks HTTP/1.1 alone: there a connection carries one lookup at a
-// time, so that the bound on connections holds and one that has gone bad costs
-// one lookup. One of HTTP/2 takes all of them, again and again, even while it
-// still answers pings; and for so few places there is nothing to win by it.
+// newTransport speaks HTTP/1.1 only. There a connection carries one lookup at a
+// time, so the bound on connections holds, and a connection gone bad costs one
+// lookup. With HTTP/2 it costs all of them, again and again, even while the
+// connection still answers pings. With so few places HTTP/2 gains nothing.
 func newTransport(connections int) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -57,18 +58,21 @@ func newTransport(connections int) *http.Transport {
 	}
 }
 
-// maxInterim is how many interim answers (RFC 9110 section 15.2) may come before
-// an answer. We ask for none.
+// maxInterim is how many interim answers (RFC 9110 section 15.2) may come
+// before an answer. We ask for none.
 const maxInterim = 5
 
 var errInterim = errors.New("too many interim answers")
 
 // Send sends the request that prepare makes. If the connection fails before the
-// first byte of an answer, as it does when the server closed it while it was
-// idle, Send prepares and sends another request, once. It never repeats a
-// request that got an HTTP answer, of any status. The error is prepare's or a
+// first byte of an answer, Send prepares and sends another request, once: the
+// server may have closed the connection while it was idle. Send does not retry
+// after a timeout or an untrusted certificate, and never repeats a request that
+// got an HTTP answer, of any status. The error is prepare's or a
 // [*failure.Error].
-func (c *Client) Send(ctx context.Context, prepare func(context.Context) (*http.Request, error)) (*http.Response, error) {
+func (c *Client) Send(
+	ctx context.Context, prepare func(context.Context) (*http.Request, error),
+) (*http.Response, error) {
 	for attempt := 1; ; attempt++ {
 		before := c.answers.Load()
 		watched, answered := watch(ctx)
@@ -83,10 +87,10 @@ func (c *Client) Send(ctx context.Context, prepare func(context.Context) (*http.
 			return withBody(resp), nil
 		}
 		if timedOut := isTimeout(err) || ctx.Err() != nil; !timedOut || c.answers.Load() == before {
-			c.closeIdle() // the others may lead to the same dead server
+			c.closeIdle() // the other connections may lead to the same dead server
 			if timedOut {
-				// A caller's transport may speak HTTP/2, where this attempt's own
-				// connection is idle a moment after the attempt ended.
+				// A caller's transport may speak HTTP/2, where this attempt's
+				// own connection is idle a moment after the attempt ended.
 				time.AfterFunc(100*time.Millisecond, c.closeIdle)
 			}
 		}
@@ -97,7 +101,7 @@ func (c *Client) Send(ctx context.Context, prepare func(context.Context) (*http.
 }
 
 // watch returns a context for one attempt, which fails after too many interim
-// answers, and whether a byte of an answer has come.
+// answers. It also returns whether a byte of an answer has come.
 func watch(ctx context.Context) (context.Context, *atomic.Bool) {
 	var answered atomic.Bool
 	var interim atomic.Int32
@@ -112,9 +116,9 @@ func watch(ctx context.Context) (context.Context, *atomic.Bool) {
 	}), &answered
 }
 
-// withBody gives a body to an answer that has none, as an http.Client would. The
-// body of status 101 is the connection itself, which no context ends: it is
-// closed.
+// withBody gives an empty body to an answer that has none, as an http.Client
+// does. The body of status 101 is the connection itself, which no context ends,
+// so withBody closes it.
 func withBody(resp *http.Response) *http.Response {
 	switch {
 	case resp.Body == nil:

@@ -11,8 +11,8 @@ import (
 	"github.com/phantom-token/phantom/internal/httpcache"
 )
 
-// ReadBody reads a whole body of at most limit bytes. An answer that breaks off
-// is no answer; a compressed one, which we do not ask for, is refused.
+// ReadBody reads a whole body of at most limit bytes. A body that breaks off is
+// an outage. A compressed one is refused, because we do not ask for it.
 func ReadBody(resp *http.Response, limit int64) ([]byte, error) {
 	if resp.ContentLength > limit {
 		return nil, tooLarge(limit)
@@ -36,7 +36,9 @@ func tooLarge(limit int64) error {
 // GetDocument fetches a JSON document of the authorization server, without
 // credentials. maxAge is negative if the server does not say how long it may be
 // kept. The error is a [*StatusError] or a [*failure.Error].
-func (c *Client) GetDocument(ctx context.Context, target, accept string, limit int64) (body []byte, maxAge time.Duration, err error) {
+func (c *Client) GetDocument(
+	ctx context.Context, target, accept string, limit int64,
+) (body []byte, maxAge time.Duration, err error) {
 	resp, err := c.Send(ctx, func(ctx context.Context) (*http.Request, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 		if err != nil {
@@ -49,7 +51,7 @@ func (c *Client) GetDocument(ctx context.Context, target, accept string, limit i
 	if err != nil {
 		return nil, 0, err
 	}
-	defer func() { _ = resp.Body.Close() }() // its error cannot matter: the body was read or is given up
+	defer func() { _ = resp.Body.Close() }() // the body is read or given up: no error matters
 	if body, err = ReadBody(resp, limit); err != nil {
 		return nil, 0, err
 	}
@@ -59,7 +61,7 @@ func (c *Client) GetDocument(ctx context.Context, target, accept string, limit i
 	return body, httpcache.Freshness(resp.Header, false), nil
 }
 
-// A StatusError is the status of a document that could not be had.
+// A StatusError is the status that came in place of a document.
 type StatusError struct{ Status int }
 
 // Error describes the error.

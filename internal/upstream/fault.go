@@ -18,7 +18,7 @@ func isUntrusted(err error) bool {
 	return errors.As(err, &untrusted)
 }
 
-// connectionFault names the class of a failed exchange.
+// connectionFault returns a fixed text for the way in which an exchange failed.
 func connectionFault(err error) string {
 	var (
 		dns    *net.DNSError
@@ -41,7 +41,7 @@ func connectionFault(err error) string {
 	return "connection"
 }
 
-// certificateFault says what is wrong with the server's certificate, and shows
+// certificateFault says what is wrong with the server's certificate. It shows
 // nothing that is written in it.
 func certificateFault(err error) string {
 	var (
@@ -60,8 +60,8 @@ func certificateFault(err error) string {
 	return "certificate not valid"
 }
 
-// safeCause keeps of a transport's error only what cannot quote a URL, the
-// bytes of an answer or a certificate.
+// safeCause returns the part of a transport's error that cannot quote a URL,
+// the bytes of an answer or a certificate.
 func safeCause(err error) error {
 	var (
 		dns *net.DNSError
