@@ -11,7 +11,7 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// Rules are what one resource server demands.
+// Rules are what one resource server demands of a token.
 type Rules struct {
 	Issuer     string
 	Audience   []string // any of; empty: not checked
@@ -20,7 +20,7 @@ type Rules struct {
 	Algorithms []string
 }
 
-// A Set is what the rules read on their way.
+// A Set holds the claims that the rules read.
 type Set struct {
 	Subject, ClientID, ID, Scope string
 	Audience                     []string
@@ -29,9 +29,9 @@ type Set struct {
 
 func refused(check string) error { return failure.New(failure.Refused, check) }
 
-// CheckHeader applies what can be judged before any key is looked at: the
-// configured algorithms and the type of the JWT. Types are compared without
-// case, as media types are (RFC 9068 section 2.1, RFC 7515 section 4.1.9).
+// CheckHeader applies the rules that need no key: the configured algorithms and
+// the type of the JWT. Types are compared without case, as media types are (RFC
+// 9068 section 2.1, RFC 7515 section 4.1.9).
 func (r *Rules) CheckHeader(msg *jose.Message) error {
 	if !slices.Contains(r.Algorithms, msg.Algorithm) {
 		return refused("alg")
@@ -52,8 +52,9 @@ func (r *Rules) CheckHeader(msg *jose.Message) error {
 }
 
 // Check applies the checks of RFC 9068 section 4 and RFC 7519 section 4.1 to
-// the claims of a JWT whose signature is good. The leeway widens each comparison
-// with the clock; RFC 7519 wants it to be no more than a few minutes.
+// the claims of a JWT whose signature is good. The leeway widens each
+// comparison with the clock; RFC 7519 wants it to be no more than a few
+// minutes.
 func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 	claims := msg.Claims
 	if name := ambiguous(claims, registered); name != "" {
@@ -132,8 +133,8 @@ func (r *Rules) forUs(audience []string) bool {
 }
 
 // CheckAnswer compares the members of a JSON introspection answer (RFC 7662
-// section 2.2) and its exp with the JWT that came with them. The server may have
-// called a refresh token active, or sent somebody else's JWT.
+// section 2.2) and its exp with the JWT that came with them. The server may
+// have called a refresh token active, or sent the JWT of another token.
 func (r *Rules) CheckAnswer(members jose.Object, expiry time.Time, set *Set, now time.Time) error {
 	// Without leeway: the server has just called the token active.
 	if !expiry.IsZero() && !now.Before(expiry) {

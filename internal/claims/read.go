@@ -7,7 +7,7 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// registered are the claims that are given a meaning here.
+// registered are the claims to which this package gives a meaning.
 var registered = []string{
 	"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "scope", "cnf", "act",
 	"token_use", "token_usage", "token_type",
@@ -15,9 +15,9 @@ var registered = []string{
 
 var registeredInAnswers = append(slices.Clip(registered), "active")
 
-// ambiguous returns the name that stands in the object in another spelling, if
-// any. A JSON reader that folds case, such as encoding/json, would take "SUB"
-// for "sub": what handlers decode must not differ from what was checked.
+// ambiguous returns a name that the object has in another spelling, if any. A
+// JSON reader that folds case, such as encoding/json, would take "SUB" for
+// "sub", and handlers must not decode anything but what was checked.
 func ambiguous(members jose.Object, names []string) string {
 	for name := range members.All() {
 		for _, r := range names {
@@ -29,8 +29,8 @@ func ambiguous(members jose.Object, names []string) string {
 	return ""
 }
 
-// readAudience reads a string or an array of strings, without empty ones. ok
-// is false for anything else; an absent claim is an empty audience.
+// readAudience reads a string or an array of strings, without empty ones. An
+// absent claim is an empty audience. ok is false for anything else.
 func readAudience(v jose.Value) (audience []string, ok bool) {
 	if !v.Exists() {
 		return nil, true
@@ -45,9 +45,9 @@ func readAudience(v jose.Value) (audience []string, ok bool) {
 	return audience, !slices.ContainsFunc(audience, unfit)
 }
 
-// readScope reads the scope claim as a list separated by single spaces: a
-// string (RFC 9068 section 2.2.3) or an array of strings, as some servers have
-// it. Anything else is no scope at all.
+// readScope reads the scope claim as a list separated by single spaces. The
+// claim is a string (RFC 9068 section 2.2.3) or, from some servers, an array of
+// strings. Anything else is no scope at all.
 func readScope(v jose.Value) string {
 	list, ok := v.Texts()
 	if !ok {

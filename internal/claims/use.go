@@ -7,11 +7,12 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// accessTokenUses are what token_use and token_usage say of an access token.
+// accessTokenUses are the values of token_use and token_usage for an access
+// token.
 var accessTokenUses = []string{"access_token", "access"}
 
-// otherUses are what servers write of tokens that are not plain bearer access
-// tokens, in any case.
+// otherUses are what servers write, in any case, about tokens that are not
+// plain bearer access tokens.
 var otherUses = []string{
 	"id", "id_token", "refresh", "refresh_token", "offline", "offline_access", "logout", "dpop", "pop",
 }
@@ -22,17 +23,17 @@ func isOtherUse(v jose.Value) bool {
 	return slices.Contains(otherUses, strings.ToLower(text))
 }
 
-// saysOtherUse reports whether the value, of token_use or token_usage, says
-// anything but that this is an access token.
+// saysOtherUse reports whether a value of token_use or token_usage says
+// anything but access token.
 func saysOtherUse(v jose.Value) bool {
 	text, _ := v.Text()
 	return !slices.Contains(accessTokenUses, text)
 }
 
 // otherUse returns the claim that shows that a JWT is not an access token, if
-// any: what servers write into it (Amazon's token_use, Keycloak's typ, Curity's
-// purpose), and the claims that only an ID token has. A nonce counts only
-// without RFC 9068's type: some servers copied it into access tokens.
+// any. Servers write it there (Amazon's token_use, Keycloak's typ, Curity's
+// purpose), and some claims are in ID tokens only. A nonce counts only without
+// RFC 9068's type: some servers copied it into access tokens.
 func otherUse(msg *jose.Message) string {
 	claims := msg.Claims
 	if use := claims.Get("token_use"); use.Exists() && saysOtherUse(use) {
@@ -73,8 +74,8 @@ func CheckUse(members jose.Object) error {
 }
 
 // isBound reports whether the claims tie the token to a key or certificate of
-// the client (RFC 7800): such a token must not be taken as a plain bearer
-// token (RFC 9449 section 7.2, RFC 8705 section 3).
+// the client (RFC 7800). Such a token must not pass as a plain bearer token
+// (RFC 9449 section 7.2, RFC 8705 section 3).
 func isBound(claims jose.Object) bool {
 	cnf := claims.Get("cnf")
 	return cnf.Exists() && !cnf.IsNull()

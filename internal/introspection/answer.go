@@ -14,7 +14,7 @@ import (
 	"github.com/phantom-token/phantom/internal/upstream"
 )
 
-// An Answer is what an authorization server says of one token.
+// An Answer is what an authorization server says about one token.
 type Answer struct {
 	Active bool
 	JWT    string
@@ -27,8 +27,9 @@ type Answer struct {
 
 func protocolFault(detail string) error { return failure.New(failure.Protocol, detail) }
 
-// read classifies a response: by status, then media type, then body, never by
-// what was asked for.
+// read classifies a response by its status, then its media type, then its body.
+// What was asked for matters in two places: a 204 is an answer only to
+// application/jwt, and a configured member must hold the JWT.
 func (c *Client) read(resp *http.Response) (*Answer, error) {
 	body, err := upstream.ReadBody(resp, maxAnswerSize)
 	switch status := resp.StatusCode; {
@@ -65,7 +66,7 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 	return nil, protocolFault("neither " + typeJWT + " nor " + typeJSON)
 }
 
-// overloaded is the outage that a status alone tells of, with any body.
+// overloaded is the outage that a status 429 or 5xx reports, with any body.
 func overloaded(resp *http.Response) error {
 	f := failure.New(failure.Unavailable, fmt.Sprintf("status %d", resp.StatusCode))
 	f.Wait, _ = httpcache.RetryAfter(resp.Header, time.Now())
@@ -73,8 +74,9 @@ func overloaded(resp *http.Response) error {
 }
 
 // refusedStatus classifies a status that comes with no answer about the token.
-// One of them is a verdict all the same: the server does not introspect this
-// kind of token, which is as good as inactive.
+// One error code is a verdict all the same: unsupported_token_type says that
+// the server does not introspect this kind of token, which is as good as
+// inactive.
 func refusedStatus(status int, body []byte) error {
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
@@ -95,7 +97,8 @@ func refusedStatus(status int, body []byte) error {
 }
 
 func refusedCredentials(status int) error {
-	return protocolFault(fmt.Sprintf("the authorization server refuses the introspection client's credentials: status %d", status))
+	const text = "the authorization server refuses the introspection client's credentials"
+	return protocolFault(fmt.Sprintf(text+": status %d", status))
 }
 
 // readJSON reads the answer of RFC 7662 section 2.2 with the JWT as one of its

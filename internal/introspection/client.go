@@ -1,6 +1,6 @@
-// Package introspection is the client of RFC 7662: it asks the authorization
+// Package introspection is the client of RFC 7662. It asks the authorization
 // server about an opaque token and turns the answer into a verdict, or into the
-// reason why it is none.
+// reason why there is none.
 package introspection
 
 import (
@@ -29,8 +29,8 @@ type Client struct {
 	Upstream *upstream.Client
 	// Authenticate adds this service's credentials to a request or its form.
 	Authenticate func(*http.Request, url.Values) error
-	// Member holds the JWT in a JSON answer. If it is empty, application/jwt is
-	// asked for.
+	// Member names the member of a JSON answer that holds the JWT. If it is
+	// empty, the Client asks for application/jwt.
 	Member string
 	// Strict obeys no-store and no-cache.
 	Strict bool
@@ -48,12 +48,12 @@ func (c *Client) Ask(ctx context.Context, token string) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = resp.Body.Close() }() // its error cannot matter: the body was read or is given up
+	defer func() { _ = resp.Body.Close() }() // the body is read or given up: no error matters
 	return c.read(resp)
 }
 
-// accept is one media type alone: servers compare the whole field with one
-// string, and a list or a weight silently gives plain JSON.
+// accept returns one media type alone. Servers compare the whole field with one
+// string and silently answer a list or a weight with plain JSON.
 func (c *Client) accept() string {
 	if c.Member != "" {
 		return typeJSON
@@ -71,7 +71,7 @@ func (c *Client) request(ctx context.Context, endpoint, token string) (*http.Req
 	req.Header.Set("Accept", c.accept())
 	form := url.Values{"token": {token}, "token_type_hint": {"access_token"}}
 	if c.Authenticate(req, form) != nil {
-		// Any error of its is no verdict on the token.
+		// No error of Authenticate is a verdict on the token.
 		return nil, failure.New(failure.Unavailable, "client authentication")
 	}
 	body := form.Encode()
@@ -79,6 +79,6 @@ func (c *Client) request(ctx context.Context, endpoint, token string) (*http.Req
 	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
 	req.Body, _ = req.GetBody()
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Accept-Encoding", "identity") // or the transport would ask for gzip and inflate it
+	req.Header.Set("Accept-Encoding", "identity") // or the transport asks for gzip and inflates it
 	return req, nil
 }
