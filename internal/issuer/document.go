@@ -24,9 +24,9 @@ const (
 )
 
 // A document of the issuer is fetched when it is first needed, once for all who
-// wait. Later it is refreshed in the background, when somebody uses it after it
-// went stale. A new snapshot replaces the old one as a whole. While refreshing
-// fails, the old one stays in use for a bounded time.
+// wait. A use after it went stale refreshes it in the background. A new
+// snapshot replaces the old one as a whole. While refreshing fails, the old one
+// stays in use for a bounded time.
 type document[T any] struct {
 	clock     clock.Clock
 	fetch     func(ctx context.Context, old *T) (value *T, maxAge time.Duration, err error)
@@ -35,12 +35,12 @@ type document[T any] struct {
 	current   atomic.Pointer[snapshot[T]]
 
 	mu          sync.Mutex
-	nextAttempt clock.Instant // no attempt before, after one that failed
-	nextRefetch clock.Instant // no refetch of a fresh snapshot before
+	nextAttempt clock.Instant // no attempt before this, after a failed one
+	nextRefetch clock.Instant // no refetch of a fresh snapshot before this
 	lastErr     error         // of the latest attempt; nil if it succeeded
 }
 
-// A snapshot is the document as it was once.
+// A snapshot is the document as one fetch returned it.
 type snapshot[T any] struct {
 	value       *T
 	requestedAt clock.Instant
@@ -70,13 +70,13 @@ func (d *document[T]) get(ctx context.Context) (*snapshot[T], error) {
 	return s, nil
 }
 
-// newerThan returns a snapshot that is newer than s, or s itself if the document
-// was refetched a moment ago. An error says that it could not be fetched.
+// newerThan returns a snapshot that is newer than s, or s itself if the
+// document was refetched a moment ago. The error says why the fetch failed.
 func (d *document[T]) newerThan(ctx context.Context, s *snapshot[T]) (*snapshot[T], error) {
 	if current := d.current.Load(); current != nil && current != s {
 		return current, nil
 	}
-	// The flight that this joins may be one that had no need to refetch.
+	// Do may join a flight that did not need to refetch.
 	for range 2 {
 		next, err := d.flights.Do(ctx, "", d.refetch(d.current.Load()))
 		if err != nil || next != s {
@@ -92,8 +92,8 @@ func (d *document[T]) mayAttempt(now clock.Instant) bool {
 	return now.Reached(d.nextAttempt)
 }
 
-// refresh returns a function that fetches the document, unless that was done
-// since seen was current, or the last attempt failed a moment ago.
+// refresh returns a function that fetches the document, unless a fetch has
+// replaced seen since, or the last attempt failed a moment ago.
 func (d *document[T]) refresh(seen *snapshot[T]) func(context.Context) (*snapshot[T], error) {
 	return func(ctx context.Context) (*snapshot[T], error) {
 		return d.attempt(ctx, seen, func(now clock.Instant, _ bool) (mayFetch bool) {
@@ -102,8 +102,8 @@ func (d *document[T]) refresh(seen *snapshot[T]) func(context.Context) (*snapsho
 	}
 }
 
-// refetch is refresh for a snapshot that is still fresh, which is fetched again
-// after a pause only.
+// refetch is refresh for a snapshot that is still fresh. It fetches again only
+// after a pause.
 func (d *document[T]) refetch(seen *snapshot[T]) func(context.Context) (*snapshot[T], error) {
 	return func(ctx context.Context) (*snapshot[T], error) {
 		return d.attempt(ctx, seen, func(now clock.Instant, usable bool) (mayFetch bool) {
@@ -119,8 +119,8 @@ func (d *document[T]) refetch(seen *snapshot[T]) func(context.Context) (*snapsho
 	}
 }
 
-// attempt fetches the document if mayFetch, which runs with d locked, permits it
-// and the current snapshot is still seen.
+// attempt fetches the document if the current snapshot is still seen and
+// mayFetch permits it. mayFetch runs with d locked.
 func (d *document[T]) attempt(
 	ctx context.Context, seen *snapshot[T], mayFetch func(now clock.Instant, usable bool) bool,
 ) (*snapshot[T], error) {
@@ -145,9 +145,9 @@ func (d *document[T]) attempt(
 	return next, err
 }
 
-// replaceUsable is replace while the old snapshot stays in use if it fails. The
-// caller may not wait for its end: what goes wrong, a panic included, is told
-// from here.
+// replaceUsable is replace for an old snapshot that stays in use if the fetch
+// fails. The caller may not wait for the result, so replaceUsable reports what
+// goes wrong, a panic included.
 func (d *document[T]) replaceUsable(ctx context.Context, old *snapshot[T]) (next *snapshot[T], err error) {
 	defer func() {
 		if err != nil {

@@ -11,27 +11,27 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// A Key is a public key of the issuer. It is retired when it leaves the issuer's
-// set, and every verdict that rests on it ends with it.
+// A Key is a public key of the issuer. When it leaves the issuer's set it is
+// retired, and every verdict that rests on it ends.
 type Key struct {
 	*jose.Key
 	retired atomic.Bool
 }
 
-// Retired is false for the nil Key, which stands for a key that is not ours to
-// know.
+// Retired reports whether the key has left the set. It is false for a nil Key,
+// which stands for the key of a caller's KeySet.
 func (k *Key) Retired() bool { return k != nil && k.retired.Load() }
 
 // KeyList is a set of keys of one issuer.
 type KeyList []*Key
 
-// maxCandidates bounds the keys tried for one JWT that has no kid, or a kid
-// that several keys have.
+// maxCandidates bounds the keys tried for one JWT whose kid does not name
+// exactly one.
 const maxCandidates = 4
 
-// Verify checks the JWT with the keys that its kid names. Without a kid, or with
-// one that meets keys without any, it tries each eligible key. It returns the
-// key that fits.
+// Verify checks the JWT with the keys that its kid names. If the JWT has no
+// kid, Verify tries each eligible key; if no key has that kid, each eligible
+// key without one. It returns the key that fits.
 func (l KeyList) Verify(msg *jose.Message) (*Key, error) { return l.verify(msg, len(l)) }
 
 func (l KeyList) verify(msg *jose.Message, most int) (*Key, error) {
@@ -56,8 +56,8 @@ func (l KeyList) verify(msg *jose.Message, most int) (*Key, error) {
 	return nil, refused
 }
 
-// Refusal turns what jose says of a JWT into a failure: a verdict if the JWT is
-// well formed, the server's fault if it is not.
+// Refusal turns jose's error about a JWT into a failure: a verdict if the JWT
+// is well formed, the server's fault if it is not.
 func Refusal(err error) error {
 	var r *jose.Rejection
 	if errors.As(err, &r) {
@@ -98,9 +98,9 @@ func NewKeys(c Config, url func(context.Context) (string, error)) *Keys {
 	return k
 }
 
-// replaceKeys makes the new set. A key that is in both sets stays the same Key;
-// one that is not is retired. One that is listed twice counts once, or only one
-// of the two would be retired.
+// replaceKeys makes the new set. A key that is in both sets stays the same Key.
+// A key that is only in the old one is retired. A key that is listed twice
+// counts once, or only one of the two would be retired.
 func replaceKeys(old *KeyList, parsed []*jose.Key) *KeyList {
 	gone := map[[32]byte]*Key{}
 	if old != nil {
@@ -129,9 +129,9 @@ func replaceKeys(old *KeyList, parsed []*jose.Key) *KeyList {
 	return &list
 }
 
-// Verify checks the JWT with the current keys. If none of them fits, it refetches
-// the set, until it has one that was requested after the JWT had come or must
-// wait with the next refetch. It returns the key that fits.
+// Verify checks the JWT with the current keys. If none of them fits, it
+// refetches the set until it has one that was requested after the JWT came, or
+// until it is too early for another refetch. It returns the key that fits.
 func (k *Keys) Verify(ctx context.Context, msg *jose.Message) (*Key, error) {
 	before, received := k.current.Load(), k.clock.Now()
 	set, err := k.get(ctx)
@@ -158,10 +158,10 @@ func (k *Keys) Fetch(ctx context.Context) error {
 	return nil
 }
 
-// noKeySet says why there is no key set: no answer to the request for it is a
+// noKeySet says why there is no key set. No answer to the request for it is a
 // verdict on the JWT.
 func noKeySet(err error) error {
-	detail := err.Error() // of a status, or of what is wrong with the JSON
+	detail := err.Error() // a status, or what is wrong with the JSON
 	var f *failure.Error
 	if errors.As(err, &f) {
 		detail = f.Detail
@@ -169,8 +169,8 @@ func noKeySet(err error) error {
 	return failure.New(failure.NoKeys, "key set: "+detail)
 }
 
-// keysUnavailable is the absence of a verdict. What the metadata is to blame
-// for stays what it is.
+// keysUnavailable turns an outage into missing keys. A fault of the metadata
+// stays what it is.
 func keysUnavailable(err error) error {
 	f := failure.From(err, failure.NoKeys, "key set")
 	if f.Class == failure.Unavailable {

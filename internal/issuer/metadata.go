@@ -23,12 +23,13 @@ type Config struct {
 	Events       Events
 }
 
-// Events are told what an operator must know. None may be nil.
+// Events report what an operator must know. None may be nil.
 type Events struct {
-	// NotRenewed is told that a usable document, the "metadata" or the "key
+	// NotRenewed is called when a usable document, the "metadata" or the "key
 	// set", could not be renewed and stays in use.
 	NotRenewed func(document string, f *failure.Error)
-	// KeysDropped is told why keys of the key set are not used.
+	// KeysDropped is called with the reasons why keys of the key set are not
+	// used.
 	KeysDropped func(reasons []error)
 }
 
@@ -36,12 +37,12 @@ type Events struct {
 // 8414, OpenID Connect Discovery), when they are first needed.
 type Metadata struct {
 	document[endpoints]
-	// pinned: credentials go to the introspection endpoint and must not follow it
-	// to another host.
+	// pinned says that the introspection endpoint gets credentials. They must
+	// not follow it to another host.
 	pinned atomic.Bool
 }
 
-// endpoints is what is used of the metadata (RFC 8414 section 2).
+// endpoints holds what is used of the metadata (RFC 8414 section 2).
 type endpoints struct{ introspection, jwks string }
 
 // maxMetadataSize bounds the metadata's document, in bytes.
@@ -70,8 +71,8 @@ func NewMetadata(c Config) *Metadata {
 
 func metadataFault(detail string) error { return failure.New(failure.Protocol, "metadata: "+detail) }
 
-// getMetadata tries the well-known URLs of the issuer in turn, until one does
-// not answer 404 or the like.
+// getMetadata tries the well-known URLs of the issuer in turn. It goes on only
+// after a 4xx other than 429.
 func getMetadata(ctx context.Context, c Config) (body []byte, maxAge time.Duration, err error) {
 	for _, target := range wellKnown(c.Issuer) {
 		body, maxAge, err = c.Upstream.GetDocument(ctx, target, "application/json", maxMetadataSize)
@@ -90,9 +91,9 @@ func getMetadata(ctx context.Context, c Config) (body []byte, maxAge time.Durati
 	return nil, 0, err
 }
 
-// wellKnown returns the URLs at which an issuer's metadata may be: with the
-// well-known part between host and path (RFC 8414 section 3), and behind the
-// path, as OpenID Connect Discovery has it.
+// wellKnown returns the URLs at which an issuer's metadata may be. The
+// well-known part is between host and path (RFC 8414 section 3), or behind the
+// path in OpenID Connect Discovery.
 func wellKnown(issuer string) []string {
 	u, err := url.Parse(issuer)
 	if err != nil {
@@ -110,8 +111,8 @@ func wellKnown(issuer string) []string {
 	return urls
 }
 
-// readMetadata reads the document. The issuer must be identical to the one it
-// was asked of (RFC 8414 section 3.3).
+// readMetadata reads the document. Its issuer must be identical to the
+// configured one (RFC 8414 section 3.3).
 func readMetadata(body []byte, c Config) (*endpoints, error) {
 	members, err := jose.ParseObject(body)
 	if err != nil {
@@ -120,7 +121,8 @@ func readMetadata(body []byte, c Config) (*endpoints, error) {
 	if named, _ := members.Get("issuer").Text(); named != c.Issuer {
 		return nil, metadataFault("issuer differs from the configured one")
 	}
-	// Plain http on the loopback interface is for an issuer that is there itself.
+	// Plain http on the loopback interface is only for an issuer that is there
+	// itself.
 	https := !c.InsecureHTTP && isHTTPS(c.Issuer)
 	found := &endpoints{}
 	for _, endpoint := range []struct {
@@ -148,8 +150,8 @@ func sameHost(a, b string) bool {
 	return a == "" || err1 == nil && err2 == nil && from.Scheme == to.Scheme && from.Host == to.Host
 }
 
-// IntrospectionEndpoint returns the introspection_endpoint. From the first call
-// on it may not move to another host.
+// IntrospectionEndpoint returns the introspection_endpoint. After the first
+// call it may not move to another host.
 func (m *Metadata) IntrospectionEndpoint(ctx context.Context) (string, error) {
 	m.pinned.Store(true)
 	return m.endpoint(ctx, "introspection_endpoint", func(e *endpoints) string { return e.introspection })
