@@ -6,14 +6,14 @@ import (
 	"strconv"
 )
 
-// maxDate is 9999-12-31T23:59:59Z. Beyond it lie milliseconds taken for seconds, and
-// values on which time.Time and time.Duration wrap around.
+// maxDate is 9999-12-31T23:59:59Z. Larger values are milliseconds taken for
+// seconds, or make time.Time and time.Duration wrap around.
 const maxDate = 253402300799
 
-// NumericDate returns a JSON number as whole seconds since the epoch, rounded down
-// (RFC 7519 section 2). ok is false for anything but a number, and for a number that
-// is not in [0, 253402300799]. The arithmetic is exact, and its cost depends on the
-// length of the text alone, never on the exponent.
+// NumericDate returns a JSON number as whole seconds since the epoch, rounded
+// down (RFC 7519 section 2). ok is false for anything but a number, and for a
+// number that is not in [0, 253402300799]. The arithmetic is exact, and its
+// cost depends on the length of the text alone, never on the exponent.
 func (v Value) NumericDate() (sec int64, ok bool) {
 	if c := v.first(); c != '-' && !isDigit(c) {
 		return 0, false
@@ -21,8 +21,9 @@ func (v Value) NumericDate() (sec int64, ok bool) {
 	mantissa, negative := bytes.CutPrefix(v.raw, []byte{'-'})
 	exponent := int64(0)
 	if i := bytes.IndexAny(mantissa, "eE"); i >= 0 {
-		// Out of range, this is the nearest int32: then no mantissa that fits in memory
-		// leads back into the range of dates.
+		// ParseInt turns an exponent out of range into the nearest int32. From
+		// there, no mantissa that fits in memory leads back into the range of
+		// dates.
 		exponent, _ = strconv.ParseInt(string(mantissa[i+1:]), 10, 32)
 		mantissa = mantissa[:i]
 	}
@@ -32,7 +33,7 @@ func (v Value) NumericDate() (sec int64, ok bool) {
 	if len(digits) == 0 {
 		return 0, true
 	}
-	// The value has this many of the digits before its decimal point.
+	// This many of the digits are before the value's decimal point.
 	before := int64(len(whole)-(len(all)-len(digits))) + exponent
 	if negative || before > 12 { // 12 digits: the length of maxDate
 		return 0, false

@@ -19,8 +19,8 @@ const (
 	maxRSABits = 8192 // beyond, one verification costs too much
 )
 
-// set makes pub the key's own, if it is a key that signatures can be trusted with
-// (RFC 8725 sections 3.4 and 3.5).
+// set copies pub into the key, if its signatures can be trusted (RFC 8725
+// sections 3.4 and 3.5).
 func (k *Key) set(pub crypto.PublicKey) error {
 	switch pub := pub.(type) {
 	case *rsa.PublicKey:
@@ -80,12 +80,14 @@ func checkRSA(pub *rsa.PublicKey) error {
 	return nil
 }
 
-// rocaPrimes are the small primes of which 65537 generates only a part of the residues.
+// rocaPrimes are the small primes modulo which 65537 generates only a part of
+// the residues.
 var rocaPrimes = [...]uint64{11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157}
 
-// hasROCA recognises moduli of the vulnerable Infineon generator (CVE-2017-15361): each
-// of its primes, and so their product, is a power of 65537 modulo every small prime.
-// A sound modulus passes for one with a probability of about 2^-28.
+// hasROCA recognises moduli of the vulnerable Infineon generator
+// (CVE-2017-15361). Each of its primes, and so their product, is a power of
+// 65537 modulo every small prime. A sound modulus passes for one with a
+// probability of about 2^-28.
 func hasROCA(n *big.Int) bool {
 	var rest big.Int
 	for _, p := range rocaPrimes {
@@ -100,17 +102,19 @@ func hasROCA(n *big.Int) bool {
 	return true
 }
 
-// The field prime 2^255-19 and the constant d of edwards25519 (RFC 8032 section 5.1).
+// The field prime 2^255-19 and the constant d of edwards25519 (RFC 8032 section
+// 5.1).
 var (
 	edP, _ = new(big.Int).SetString("7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffed", 16)
 	edD, _ = new(big.Int).SetString("52036cee2b6ffe738cc740797779e89800700a4d4141d8ab75eb4dca135978a3", 16)
 )
 
-// checkEd25519 refuses what is not the encoding of a point (RFC 8032 section 5.1.3),
-// and points of small order, for which anyone can make signatures.
+// checkEd25519 refuses what is not the encoding of a point (RFC 8032 section
+// 5.1.3), and points of small order, for which anyone can make signatures.
 //
-// A point is given by y; x² is (y²-1)/(dy²+1). Its order divides 8 exactly if y is 1 or
-// -1 (orders 1, 2), 0 (order 4), or solves dy⁴+2y²-1 = 0 (order 8: doubling gives y = 0).
+// A point is given by y; x² is (y²-1)/(dy²+1). Its order divides 8 exactly
+// if y is 1 or -1 (orders 1, 2), 0 (order 4), or solves dy⁴+2y²-1 = 0 (order
+// 8: doubling gives y = 0).
 func checkEd25519(pub ed25519.PublicKey) error {
 	if len(pub) != ed25519.PublicKeySize {
 		return errors.New("Ed25519 key of the wrong size")

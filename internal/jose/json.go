@@ -8,17 +8,18 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds nesting. Claims nest a few levels (RFC 8693 "act" chains and RFC 9396
-// authorization details are the deepest in use); 64 leaves room for all of them and
-// keeps the recursion of this reader, and of any reader after it, trivially small.
+// maxDepth bounds nesting. Claims nest a few levels (RFC 8693 "act" chains and
+// RFC 9396 authorization details are the deepest in use). 64 leaves room for
+// all of them and keeps the recursion of this reader, and of any reader after
+// it, small.
 const maxDepth = 64
 
-// Object is the members of one strict JSON object. The zero value has none.
+// Object holds the members of one strict JSON object. The zero value has none.
 //
-// encoding/json cannot be this reader: it matches names without regard to case, keeps
-// the last of two members with one name, replaces invalid UTF-8 by U+FFFD, and a
-// Decoder stops before trailing bytes. Each of these lets two readers of one token
-// disagree about what it says.
+// encoding/json cannot be this reader. It matches names without regard to case,
+// keeps the last of two members with one name, and replaces invalid UTF-8 by
+// U+FFFD, and its Decoder stops before trailing bytes. Each of these lets two
+// readers of one token disagree about what it says.
 type Object struct {
 	members []member // sorted by name
 }
@@ -28,17 +29,18 @@ type member struct {
 	value Value
 }
 
-// Value is one JSON value inside a parsed document. The zero Value is an absent one.
-// It shares memory with the document.
+// Value is one JSON value inside a parsed document. The zero Value is an absent
+// one. It shares memory with the document.
 type Value struct {
 	raw []byte
 }
 
-// ParseObject reads data as exactly one JSON object (RFC 8259), surrounded by nothing
-// but JSON whitespace. It refuses invalid UTF-8, lone surrogate escapes, a byte order
-// mark, nesting deeper than 64 levels and, at every depth, two members whose names are
-// equal after unescaping. Errors wrap [ErrMalformed]. The Object shares memory with
-// data, which must not change afterwards.
+// ParseObject reads data as exactly one JSON object (RFC 8259), surrounded by
+// nothing but JSON whitespace. It refuses invalid UTF-8, lone surrogate
+// escapes, a byte order mark, nesting deeper than 64 levels and, at every
+// depth, two members whose names are equal after unescaping. Errors wrap
+// [ErrMalformed]. The Object shares memory with data, which must not change
+// afterwards.
 func ParseObject(data []byte) (Object, error) {
 	if !utf8.Valid(data) {
 		return Object{}, malformed("invalid UTF-8")
@@ -48,7 +50,8 @@ func ParseObject(data []byte) (Object, error) {
 	if s.peek() != '{' {
 		return Object{}, malformed("not a JSON object")
 	}
-	// One allocation that fits: each member has a colon and takes five bytes or more.
+	// One allocation that fits: each member has a colon and takes five bytes or
+	// more.
 	s.members = make([]member, 0, min(bytes.Count(data, []byte{':'}), len(data)/5+1))
 	if err := s.object(1); err != nil {
 		return Object{}, err
@@ -91,13 +94,13 @@ func (o Object) All() iter.Seq2[string, Value] {
 	}
 }
 
-// AppendJSON appends the object without the member of the given name to dst: the other
-// members in order of their names, their values as they came but for white space
-// between tokens. Nothing is escaped that need not be.
+// AppendJSON appends the object without the member of the given name to dst.
+// The other members are in order of their names. Their values are as they came,
+// except for white space between tokens. Nothing is escaped without need.
 func (o Object) AppendJSON(dst []byte, without string) []byte {
 	out := bytes.NewBuffer(append(dst, '{'))
 	names := json.NewEncoder(out)
-	names.SetEscapeHTML(false) // or some bytes would take six times their room
+	names.SetEscapeHTML(false) // or some bytes take six times their room
 	separate := false
 	for _, m := range o.members {
 		if string(m.name) == without {
@@ -122,7 +125,8 @@ func (v Value) Exists() bool { return len(v.raw) > 0 }
 // IsNull reports whether the value is a JSON null.
 func (v Value) IsNull() bool { return v.first() == 'n' }
 
-// Raw returns the JSON text of the value, nil when absent. It must not be modified.
+// Raw returns the JSON text of the value, nil when absent. It must not be
+// modified.
 func (v Value) Raw() json.RawMessage { return v.raw }
 
 // Bool returns the value of a JSON boolean.

@@ -9,14 +9,15 @@ import (
 const (
 	// MaxTokenSize is the longest compact JWS that is looked at, in bytes.
 	MaxTokenSize = 32 << 10
-	// MaxHeaderSize is the longest JOSE header that is decoded, in decoded bytes.
+	// MaxHeaderSize is the longest JOSE header that is decoded, in decoded
+	// bytes.
 	MaxHeaderSize = 8 << 10
 
 	maxKeyID = 256
 )
 
-// Message is a well-formed JWS whose header passed every check that needs no key.
-// Nothing in it can be trusted before [Key.Verify].
+// Message is a well-formed JWS whose header passed every check that needs no
+// key. Nothing in it can be trusted before [Key.Verify].
 type Message struct {
 	Header    Object
 	Payload   []byte // decoded
@@ -31,10 +32,11 @@ type Message struct {
 
 // Parse reads a JWT in the compact serialisation of RFC 7515 section 7.1.
 //
-// An error that wraps [ErrMalformed] means that jwt is not three non-empty segments of
-// canonical base64url around two strict JSON objects. Otherwise a [*Rejection] means
-// that the header asks for something we do not do. Form is judged completely before
-// content, so that the class of the error does not depend on the order of the checks.
+// An error that wraps [ErrMalformed] means that jwt is not three non-empty
+// segments of canonical base64url around two strict JSON objects. Otherwise a
+// [*Rejection] means that the header asks for something we do not do. Form is
+// judged completely before content, so that the class of the error does not
+// depend on the order of the checks.
 func Parse(jwt string) (*Message, error) {
 	m, err := open(jwt)
 	if err != nil {
@@ -49,12 +51,12 @@ func Parse(jwt string) (*Message, error) {
 	return m, nil
 }
 
-// open takes the envelope apart and reads the header.
+// open decodes the three segments and reads the header.
 func open(jwt string) (*Message, error) {
 	if len(jwt) > MaxTokenSize {
 		return nil, malformed("JWT too long")
 	}
-	// Counted before anything is split: a text of nothing but dots must cost nothing.
+	// Count before splitting: a text of nothing but dots must cost nothing.
 	if strings.Count(jwt, ".") != 2 {
 		return nil, malformed("not three segments")
 	}
@@ -84,8 +86,8 @@ func open(jwt string) (*Message, error) {
 // sequence has one encoding.
 var strictBase64 = base64.RawURLEncoding.Strict()
 
-// decodeBase64 decodes canonical unpadded base64url (RFC 7515 section 2). Empty is an
-// error: none of the fields it is used for may be empty.
+// decodeBase64 decodes canonical unpadded base64url (RFC 7515 section 2). An
+// empty text is an error, because no field that it decodes may be empty.
 func decodeBase64(text []byte) ([]byte, error) {
 	if len(text) == 0 {
 		return nil, malformed("empty base64url value")
@@ -101,16 +103,17 @@ func decodeBase64(text []byte) ([]byte, error) {
 	return out, nil
 }
 
-// checkHeader refuses what we do not support and takes over what later steps need.
+// checkHeader refuses what we do not support and keeps what later steps need.
 func (m *Message) checkHeader() error {
 	alg, _ := m.Header.Get("alg").Text()
 	if !Supported(alg) {
 		return &Rejection{"alg", "missing or not a supported asymmetric algorithm"}
 	}
 	m.Algorithm = alg
-	// We understand no extension, so any crit list names one we do not understand
-	// (RFC 7515 section 4.1.11); b64 changes the signing input (RFC 7797 section 6);
-	// zip and enc belong to encryption (RFC 7516 sections 4.1.2, 4.1.3 and 9).
+	// We understand no extension, so any crit list names one we do not
+	// understand (RFC 7515 section 4.1.11); b64 changes the signing input (RFC
+	// 7797 section 6); zip and enc belong to encryption (RFC 7516 sections
+	// 4.1.2, 4.1.3 and 9).
 	for _, name := range [...]string{"crit", "b64", "zip", "enc"} {
 		if m.Header.Get(name).Exists() {
 			return &Rejection{name, "header parameter not supported"}
@@ -130,8 +133,8 @@ func (m *Message) checkHeader() error {
 	return nil
 }
 
-// validKeyID bounds what may serve as a map key and appear, escaped, in a log
-// (RFC 8725 section 3.10).
+// validKeyID limits a kid to what may serve as a map key and appear, escaped,
+// in a log (RFC 8725 section 3.10).
 func validKeyID(kid string) bool {
 	return len(kid) <= maxKeyID && strings.IndexFunc(kid, func(r rune) bool { return r < ' ' || r == 0x7f }) < 0
 }

@@ -20,12 +20,12 @@ import (
 // MaxKeys is the largest number of JWKs in one set.
 const MaxKeys = 100
 
-// ErrPrivateKey marks a JWK that was dropped because it publishes private key material.
-// Its owner must replace the key.
+// ErrPrivateKey marks a JWK that was dropped because it publishes private key
+// material. Its owner must replace the key.
 var ErrPrivateKey = errors.New("JWK with private key material")
 
-// kindOf maps each algorithm to the one kind of key that it takes (RFC 7518 section
-// 3.1, RFC 8037 section 3.1). What is not in here is not supported.
+// kindOf maps each algorithm to the one kind of key that it takes (RFC 7518
+// section 3.1, RFC 8037 section 3.1). No other algorithm is supported.
 var kindOf = map[string]string{
 	"RS256": "RSA", "RS384": "RSA", "RS512": "RSA",
 	"PS256": "RSA", "PS384": "RSA", "PS512": "RSA",
@@ -33,8 +33,8 @@ var kindOf = map[string]string{
 	"EdDSA": "Ed25519",
 }
 
-// pssHash is the hash of each RSASSA-PSS algorithm; its size is that of the salt too
-// (RFC 7518 section 3.5).
+// pssHash is the hash of each RSASSA-PSS algorithm. The salt has the size of
+// the hash (RFC 7518 section 3.5).
 var pssHash = map[string]crypto.Hash{"PS256": crypto.SHA256, "PS384": crypto.SHA384, "PS512": crypto.SHA512}
 
 // Algorithms returns the algorithms we verify, in no particular order.
@@ -46,8 +46,8 @@ func Supported(alg string) bool {
 	return ok
 }
 
-// Key is one public key that passed the filter, with the algorithms it may be used
-// for. It never changes and is safe to share.
+// Key is one public key that passed the filter, with the algorithms it may be
+// used for. It never changes and is safe to share.
 type Key struct {
 	id      string
 	alg     string // the one algorithm the JWK named, or "": all of its kind
@@ -58,8 +58,8 @@ type Key struct {
 }
 
 // NewKey returns a key for a public key given in code: an *rsa.PublicKey, an
-// *ecdsa.PublicKey or an ed25519.PublicKey, under the same conditions as one from a
-// JWK Set. It is copied.
+// *ecdsa.PublicKey or an ed25519.PublicKey. It copies the key, which must meet
+// the same conditions as one from a JWK Set.
 func NewKey(pub crypto.PublicKey) (*Key, error) {
 	return newKey(pub, "", "")
 }
@@ -84,14 +84,15 @@ func (k *Key) ID() string { return k.id }
 // algorithm pin and the same public key.
 func (k *Key) Thumbprint() [32]byte { return k.sum }
 
-// Allows reports whether this key may verify alg: the algorithm fits the kind of key,
-// and the JWK did not name another one (RFC 8725 section 3.1).
+// Allows reports whether this key may verify alg: the algorithm fits the kind
+// of key, and the JWK does not name another one (RFC 8725 section 3.1).
 func (k *Key) Allows(alg string) bool {
 	kind, ok := kindOf[alg]
 	return ok && kind == k.kind && (k.alg == "" || k.alg == alg)
 }
 
-// Verify checks the signature of m with this key. It returns nil or a [*Rejection].
+// Verify checks the signature of m with this key. It returns nil or a
+// [*Rejection].
 func (k *Key) Verify(m *Message) (err error) {
 	defer func() {
 		if recover() != nil {
@@ -110,7 +111,8 @@ func (k *Key) Verify(m *Message) (err error) {
 	return nil
 }
 
-// check tests one signature with one key and one algorithm that belong together.
+// check tests one signature with one key and one algorithm that belong
+// together.
 func (k *Key) check(m *Message) error {
 	if hash, ok := pssHash[m.Algorithm]; ok {
 		// The verifier of jwx takes any salt length.
@@ -118,7 +120,7 @@ func (k *Key) check(m *Message) error {
 		h.Write(m.input)
 		pub, ok := k.pub.(*rsa.PublicKey)
 		if !ok {
-			return errors.New("no RSA key") // cannot be: Allows was asked
+			return errors.New("no RSA key") // cannot happen: Allows was asked
 		}
 		return rsa.VerifyPSS(pub, hash, h.Sum(nil), m.signature,
 			&rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
@@ -130,11 +132,12 @@ func (k *Key) check(m *Message) error {
 	return verifier.Verify(m.input, m.signature, k.pub)
 }
 
-// ParseKeySet reads a JWK Set (RFC 7517 section 5). The document as a whole is held to
-// strict JSON; each JWK stands for itself, so that one of a kind we do not know cannot
-// cost the others. Keys that are meant for something else, or of an unknown kind, are
-// left out silently; each broken or dangerous one is left out with an error in dropped.
-// Keys with equal kid are all kept.
+// ParseKeySet reads a JWK Set (RFC 7517 section 5). The document as a whole
+// must be strict JSON. Each JWK stands for itself, so that one of a kind that
+// we do not know cannot cost the others. ParseKeySet silently leaves out keys
+// that are meant for something else or of an unknown kind. For each broken or
+// dangerous key that it leaves out, dropped has an error. Keys with equal kid
+// are all kept.
 func ParseKeySet(data []byte) (keys []*Key, dropped []error, err error) {
 	set, err := ParseObject(data)
 	if err != nil {
@@ -213,7 +216,8 @@ func parseKey(entry Value) (key *Key, err error) {
 	return key, nil
 }
 
-// usage reads what the JWK says about its purpose (RFC 7517 sections 4.2 to 4.4).
+// usage reads what the JWK says about its purpose (RFC 7517 sections 4.2 to
+// 4.4).
 func usage(o Object) (alg string, eligible bool, err error) {
 	if use := o.Get("use"); use.Exists() {
 		text, ok := use.Text()
@@ -243,16 +247,17 @@ func usage(o Object) (alg string, eligible bool, err error) {
 	return "", true, nil
 }
 
-// coordinateSize is the octets of one coordinate of a point, leading zeros included
-// (RFC 7518 section 6.2.1.2, RFC 8037 section 2).
+// coordinateSize is the number of octets of one coordinate of a point, leading
+// zeros included (RFC 7518 section 6.2.1.2, RFC 8037 section 2).
 var coordinateSize = map[string]int{"EC P-256": 32, "EC P-384": 48, "EC P-521": 66, "OKP Ed25519": 32}
 
-// rebuild makes a JWK of nothing but the public members, each checked for form and
-// size before anyone does arithmetic on it. It returns nil for a curve we do not know.
+// rebuild makes a JWK of the public members alone. It checks the form and size
+// of each before anything calculates with it. It returns nil for a curve that
+// we do not know.
 func rebuild(kty string, o Object) ([]byte, error) {
 	if kty == "RSA" {
-		// RFC 7518 section 6.3.1 wants the fewest octets, but a leading zero is common
-		// and harmless: size is judged by the number.
+		// RFC 7518 section 6.3.1 wants the fewest octets, but a leading zero is
+		// common and harmless: the number decides the size.
 		n, errN := field(o, "n", 1, maxRSABits/8+1)
 		e, errE := field(o, "e", 1, 4)
 		return fmt.Appendf(nil, `{"kty":"RSA","n":%q,"e":%q}`, n, e), cmp.Or(errN, errE)
@@ -273,7 +278,8 @@ func rebuild(kty string, o Object) ([]byte, error) {
 	return fmt.Appendf(nil, `{"kty":"EC","crv":%q,"x":%q,"y":%q}`, crv, x, y), cmp.Or(err, errY)
 }
 
-// field returns a base64url member that decodes to between least and most octets.
+// field returns a base64url member that decodes to between least and most
+// octets.
 func field(o Object, name string, least, most int) (string, error) {
 	text, ok := o.Get(name).Text()
 	if ok && len(text) <= strictBase64.EncodedLen(most) {

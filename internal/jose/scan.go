@@ -9,17 +9,20 @@ import (
 	"unicode/utf8"
 )
 
-// scanner walks one JSON text from left to right, once. The text is valid UTF-8.
+// scanner walks one JSON text from left to right, once. The text is valid
+// UTF-8.
 //
-// members is a stack: an object under construction owns its upper end, and objects
-// inside it push and pop above that, so that one slice serves the whole text.
+// members is a stack. An object under construction owns its upper end, and
+// objects inside it push and pop above that, so that one slice serves the whole
+// text.
 type scanner struct {
 	data    []byte
 	pos     int
 	members []member
 }
 
-// peek returns the next byte, or 0 at the end, which no token of JSON starts with.
+// peek returns the next byte, or 0 at the end, which no token of JSON starts
+// with.
 func (s *scanner) peek() byte {
 	if s.pos == len(s.data) {
 		return 0
@@ -100,7 +103,8 @@ func (s *scanner) object(depth int) error {
 		}
 		s.space()
 	}
-	// Sorting puts equal names side by side, at n log n even for a hostile text.
+	// Sorting puts equal names side by side, at n log n even for a hostile
+	// text.
 	own := s.members[base:]
 	slices.SortFunc(own, func(a, b member) int { return bytes.Compare(a.name, b.name) })
 	for i := 1; i < len(own); i++ {
@@ -198,8 +202,8 @@ func (s *scanner) literal() error {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// unescape decodes the inside of a string that text has accepted. Without an escape
-// it returns its argument.
+// unescape decodes the inside of a string that text has accepted. Without an
+// escape it returns its argument.
 func unescape(text []byte) []byte {
 	i := bytes.IndexByte(text, '\\')
 	if i < 0 {
@@ -220,8 +224,9 @@ func unescape(text []byte) []byte {
 	return out
 }
 
-// unescapeRune decodes the escape at the start of b, a surrogate pair included, and
-// returns its length: 0 when it is not an escape, or is half of a surrogate pair.
+// unescapeRune decodes the escape at the start of b, a surrogate pair included,
+// and returns its length: 0 when it is not an escape, or is half of a surrogate
+// pair.
 func unescapeRune(b []byte) (r rune, n int) {
 	if len(b) < 2 {
 		return 0, 0

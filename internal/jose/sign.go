@@ -10,8 +10,8 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jws"
 )
 
-// SignerMatches returns an error unless the owner of pub can sign with alg. The key is
-// held to the same conditions as one that verifies.
+// SignerMatches returns an error unless the owner of pub can sign with alg. The
+// key must meet the same conditions as one that verifies.
 func SignerMatches(alg string, pub crypto.PublicKey) error {
 	_, err := signerKey(alg, pub)
 	return err
@@ -31,13 +31,13 @@ func signerKey(alg string, pub crypto.PublicKey) (*Key, error) {
 	return key, nil
 }
 
-// opaque hides the type of a private key, so that it is only ever used through Sign and
-// Public: a key in hardware and one in memory take the same path.
+// opaque hides the type of a private key, so that jws can use it only through
+// Sign and Public. A key in hardware and one in memory take the same path.
 type opaque struct{ crypto.Signer }
 
-// Sign makes a compact JWS over payload (RFC 7515 section 5.1). An empty keyID or typ
-// leaves that header parameter out. The signature is checked before it is returned, so
-// that a faulty signer is noticed here and never sends what it made.
+// Sign makes a compact JWS over payload (RFC 7515 section 5.1). An empty keyID
+// or typ leaves that header parameter out. Sign checks the signature before it
+// returns, so that nothing from a faulty signer is ever sent.
 func Sign(alg, keyID, typ string, key crypto.Signer, payload []byte) (jwt string, err error) {
 	defer func() {
 		if recover() != nil {
