@@ -11,8 +11,8 @@ var (
 	CheckEd25519 = checkEd25519
 )
 
-// Forge replaces what is checked in a message, for faults that cannot be written as a
-// token.
+// Forge replaces what is checked in a message, for faults that cannot be
+// written as a token.
 func Forge(m *Message, algorithm string, signature []byte) *Message {
 	forged := *m
 	forged.Algorithm, forged.signature = algorithm, signature

@@ -19,8 +19,8 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// FuzzParse: what the gate lets through has exactly one spelling, and encoding/json
-// agrees about what it contains.
+// FuzzParse: what the gate lets through has exactly one spelling, and
+// encoding/json agrees about what it contains.
 func FuzzParse(f *testing.F) {
 	for _, header := range []string{
 		goodHeader, `{"alg":"none"}`, `{"alg":"RS256","kid":"k","x":{"y":[1,2,{}]}}`, `{"alg":"EdDSA","crit":["b64"],"b64":false}`,
@@ -30,7 +30,10 @@ func FuzzParse(f *testing.F) {
 		f.Add(compact(header, `{"a":[1e9,"\n"]}`, []byte{0}))
 		f.Add(compact(header, header, nil))
 	}
-	for _, jwt := range []string{"", ".", "..", "...", "e30.e30.AA", "e30.e30.AB", "e30=.e30.AA", "e30\n.e30.AA", "eyJ9.e30.AA"} {
+	for _, jwt := range []string{
+		"", ".", "..", "...", "e30.e30.AA", "e30.e30.AB",
+		"e30=.e30.AA", "e30\n.e30.AA", "eyJ9.e30.AA",
+	} {
 		f.Add(jwt)
 	}
 	f.Fuzz(func(t *testing.T, jwt string) {
@@ -104,7 +107,8 @@ func loneSurrogate(data []byte) bool {
 	return high >= 0
 }
 
-// strictEnough asks encoding/json the same question that ParseObject answers, slowly.
+// strictEnough asks encoding/json the same question that ParseObject answers,
+// slowly.
 func strictEnough(data []byte) bool {
 	if !utf8.Valid(data) || !json.Valid(data) || loneSurrogate(data) {
 		return false
@@ -151,8 +155,8 @@ func strictEnough(data []byte) bool {
 	}
 }
 
-// FuzzObject: ParseObject accepts exactly what is valid for encoding/json and passes
-// our conditions, and both read the same members out of it.
+// FuzzObject: ParseObject accepts exactly what is valid for encoding/json and
+// passes our conditions, and both read the same members out of it.
 func FuzzObject(f *testing.F) {
 	for _, text := range []string{
 		`{}`, `{"a":1}`, `{"a":1,"a":2}`, `{"a":{"b":[{"c":null},true,false]},"d":-1.5e+10}`, `{"\u0061":"\ud83d\ude00","a":1}`,
@@ -231,7 +235,8 @@ func compare(t *testing.T, v jose.Value, raw json.RawMessage) {
 	}
 }
 
-// FuzzKeySet: whatever comes out of a key set passes the filter again, from scratch.
+// FuzzKeySet: whatever comes out of a key set passes the filter again, from
+// scratch.
 func FuzzKeySet(f *testing.F) {
 	RSA, EC, ED := jwkOf(&rsaKey().PublicKey), jwkOf(&p256().PublicKey), jwkOf(edKey().Public())
 	for _, jwk := range []any{
@@ -256,7 +261,8 @@ func FuzzKeySet(f *testing.F) {
 		for _, key := range keys {
 			switch pub := key.Public().(type) {
 			case *rsa.PublicKey:
-				if bits := pub.N.BitLen(); bits < 2048 || bits > 8192 || pub.N.Bit(0) == 0 || pub.E < 3 || pub.E%2 == 0 || jose.HasROCA(pub.N) {
+				if bits := pub.N.BitLen(); bits < 2048 || bits > 8192 || pub.N.Bit(0) == 0 ||
+					pub.E < 3 || pub.E%2 == 0 || jose.HasROCA(pub.N) {
 					t.Fatalf("RSA of %d bits, e %d", bits, pub.E)
 				}
 			case *ecdsa.PublicKey:

@@ -22,8 +22,8 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// The signing side of these tests is the standard library alone, so that a mistake in
-// the package cannot hide behind the same mistake in its tests.
+// The signing side of these tests is the standard library alone, so that a
+// mistake in the package cannot hide behind the same mistake in its tests.
 
 var (
 	rsaKey   = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
@@ -31,7 +31,10 @@ var (
 	p256     = sync.OnceValue(func() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) })
 	p384     = sync.OnceValue(func() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)) })
 	p521     = sync.OnceValue(func() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader)) })
-	edKey    = sync.OnceValue(func() ed25519.PrivateKey { _, k, err := ed25519.GenerateKey(rand.Reader); return must(k, err) })
+	edKey    = sync.OnceValue(func() ed25519.PrivateKey {
+		_, k, err := ed25519.GenerateKey(rand.Reader)
+		return must(k, err)
+	})
 )
 
 var algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
@@ -108,7 +111,8 @@ func hs256(secret []byte, header, payload string) string {
 // object marshals a map, for headers and JWKs that differ in one member.
 func object(members map[string]any) string { return string(must(json.Marshal(members))) }
 
-// with returns a copy of base with the given members changed; a nil value deletes.
+// with returns a copy of base with the given members changed; a nil value
+// deletes.
 func with(base map[string]any, changes ...any) map[string]any {
 	out := map[string]any{}
 	for name, value := range base {
@@ -153,7 +157,8 @@ func setOf(jwks ...any) []byte {
 	return []byte(`{"keys":[` + strings.Join(list, ",") + `]}`)
 }
 
-// class names the outcome of an error: "ok", "malformed", or the check that rejected.
+// class names the outcome of an error: "ok", "malformed", or the check that
+// rejected.
 func class(t testing.TB, err error) string {
 	t.Helper()
 	var rejection *jose.Rejection

@@ -10,8 +10,9 @@ import (
 	"testing"
 )
 
-// TestWhatIsUsedOfJWX keeps the parts of jwx that parse leniently, or fetch, out of the
-// package: jws and jwk are imported, and of them only the functions named here are used.
+// TestWhatIsUsedOfJWX keeps the parts of jwx that parse leniently, or fetch,
+// out of the package: jws and jwk are imported, and of them only the functions
+// named here are used.
 func TestWhatIsUsedOfJWX(t *testing.T) {
 	const jwx = "github.com/lestrrat-go/jwx/v2/"
 	allowed := []string{jwx + "jwa", jwx + "jwk", jwx + "jws"}

@@ -135,7 +135,9 @@ func TestDuplicateDetectionIsNotQuadratic(t *testing.T) {
 
 func TestDepthIsRefusedFast(t *testing.T) {
 	for _, text := range []string{
-		`{"a":` + nested("[", "", "]", 10_000) + `}`, nested(`{"a":`, "1", "}", 10_000), nested(`{"a":[`, "1", "]}", 2_000_000),
+		`{"a":` + nested("[", "", "]", 10_000) + `}`,
+		nested(`{"a":`, "1", "}", 10_000),
+		nested(`{"a":[`, "1", "]}", 2_000_000),
 	} {
 		start := time.Now()
 		if _, err := jose.ParseObject([]byte(text)); !errors.Is(err, jose.ErrMalformed) {
@@ -149,7 +151,9 @@ func TestDepthIsRefusedFast(t *testing.T) {
 
 func TestObjectGet(t *testing.T) {
 	o := parseObject(t, `{"b":2,"a":1,"\u0063":3,"":0,"B":4,"long name":5,"\ud83d\ude00":6,"a.b":7}`)
-	for name, want := range map[string]string{"a": "1", "b": "2", "c": "3", "": "0", "B": "4", "long name": "5", "😀": "6", "a.b": "7"} {
+	for name, want := range map[string]string{
+		"a": "1", "b": "2", "c": "3", "": "0", "B": "4", "long name": "5", "😀": "6", "a.b": "7",
+	} {
 		if got := string(o.Get(name).Raw()); got != want {
 			t.Errorf("%q: got %s, want %s", name, got, want)
 		}

@@ -275,7 +275,8 @@ func TestSizeLimits(t *testing.T) {
 }
 
 func TestLengthIsExact(t *testing.T) {
-	// A signature segment of any length is well-formed; use it to hit the limit exactly.
+	// A signature segment of any length is well-formed; use it to hit the limit
+	// exactly.
 	for spaces := range 4 {
 		prefix := b64([]byte(goodHeader)) + "." + b64([]byte(goodPayload+strings.Repeat(" ", spaces))) + "."
 		for _, length := range []int{jose.MaxTokenSize - 1, jose.MaxTokenSize, jose.MaxTokenSize + 1} {
@@ -292,7 +293,9 @@ func TestLengthIsExact(t *testing.T) {
 }
 
 func TestSignatureLengthIsCheckedFirst(t *testing.T) {
-	for alg, size := range map[string]int{"RS256": 256, "PS512": 256, "ES256": 64, "ES384": 96, "ES512": 132, "EdDSA": 64} {
+	for alg, size := range map[string]int{
+		"RS256": 256, "PS512": 256, "ES256": 64, "ES384": 96, "ES512": 132, "EdDSA": 64,
+	} {
 		key := newKey(t, signerFor(alg).Public())
 		for _, length := range []int{1, size - 1, size, size + 1, 2 * size, 20_000} {
 			m := parse(t, compact(`{"alg":"`+alg+`"}`, goodPayload, make([]byte, length)))
@@ -338,7 +341,8 @@ func TestJ129HeaderCannotChooseAnotherAlgorithm(t *testing.T) {
 	if got := class(t, free.Verify(m)); got != "signature" {
 		t.Errorf("not pinned: %s", got)
 	}
-	// The reverse: PS256 and RS256 share key and hash, and must not be confused either.
+	// The reverse: PS256 and RS256 share key and hash, and must not be confused
+	// either.
 	for _, pair := range [][2]string{{"PS256", "RS256"}, {"RS256", "PS256"}} {
 		header := fmt.Sprintf(`{"alg":%q}`, pair[0])
 		input := b64([]byte(header)) + "." + b64([]byte(goodPayload))
@@ -421,8 +425,8 @@ func TestJ133BadECDSASignatures(t *testing.T) {
 				t.Errorf("%s, %s: %s", alg, name, got)
 			}
 		}
-		// n-s signs the same message. It is a different token with the same content, which
-		// RFC 7518 allows.
+		// n-s signs the same message. It is a different token with the same
+		// content, which RFC 7518 allows.
 		if err := key.Verify(parse(t, input+"."+b64(rs(r, new(big.Int).Sub(n, s), size)))); err != nil {
 			t.Errorf("%s, high or low s: %v", alg, err)
 		}
@@ -530,8 +534,11 @@ func TestJ138J139KeyInTheHeaderIsIgnored(t *testing.T) {
 }
 
 func TestJ175NumbersKeepTheirDigits(t *testing.T) {
-	m := parse(t, compact(goodHeader, `{"uid":9007199254740993,"big":123456789012345678901234567890,"f":1.10}`, anySignature))
-	for name, want := range map[string]string{"uid": "9007199254740993", "big": "123456789012345678901234567890", "f": "1.10"} {
+	const payload = `{"uid":9007199254740993,"big":123456789012345678901234567890,"f":1.10}`
+	m := parse(t, compact(goodHeader, payload, anySignature))
+	for name, want := range map[string]string{
+		"uid": "9007199254740993", "big": "123456789012345678901234567890", "f": "1.10",
+	} {
 		if got := string(m.Claims.Get(name).Raw()); got != want {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
@@ -569,7 +576,8 @@ func TestJ176ManyClaims(t *testing.T) {
 	}
 }
 
-// hostile is what a service that issues tokens could send to cost us memory or time.
+// hostile is what a service that issues tokens could send to cost us memory or
+// time.
 func hostile() map[string]string {
 	fill := func(unit string, n int) string { return strings.Repeat(unit, n) }
 	var members, twins strings.Builder
@@ -610,7 +618,9 @@ func TestHostileInputIsCheap(t *testing.T) {
 	}
 	t.Run("too many dots cost nothing", func(t *testing.T) {
 		jwt := strings.Repeat(".", jose.MaxTokenSize)
-		if n := testing.AllocsPerRun(100, func() { _, _ = jose.Parse(jwt) }); n > 16 { // the error, whatever a race detector adds; not one for each dot
+		// The error allocates, and the race detector adds some; the dots do
+		// not.
+		if n := testing.AllocsPerRun(100, func() { _, _ = jose.Parse(jwt) }); n > 16 {
 			t.Errorf("%v allocations", n)
 		}
 	})
@@ -665,9 +675,9 @@ func TestPSSSaltIsAsLongAsTheHash(t *testing.T) {
 	}
 }
 
-// TestPKCS1PaddingIsExact signs blocks that differ from the one right block. Whoever
-// parses the padding instead of comparing it accepts some of them, and then signatures
-// can be made without the private key when e is small.
+// TestPKCS1PaddingIsExact signs blocks that differ from the one right block.
+// Whoever parses the padding instead of comparing it accepts some of them, and
+// then signatures can be made without the private key when e is small.
 func TestPKCS1PaddingIsExact(t *testing.T) {
 	const size = 256
 	private := rsaKey()
@@ -756,8 +766,9 @@ func TestECDSAEdgeValues(t *testing.T) {
 		size := (params.BitSize + 7) / 8
 		one := big.NewInt(1)
 		values := []*big.Int{
-			new(big.Int), one, big.NewInt(2), new(big.Int).Sub(params.N, one), params.N, new(big.Int).Add(params.N, one),
-			params.P, params.Gx, new(big.Int).Sub(new(big.Int).Lsh(one, uint(params.BitSize)), one), new(big.Int).Rsh(params.N, 1),
+			new(big.Int), one, big.NewInt(2),
+			new(big.Int).Sub(params.N, one), params.N, new(big.Int).Add(params.N, one), params.P, params.Gx,
+			new(big.Int).Sub(new(big.Int).Lsh(one, uint(params.BitSize)), one), new(big.Int).Rsh(params.N, 1),
 		}
 		input := b64([]byte(`{"alg":"`+alg+`"}`)) + "." + b64([]byte(goodPayload))
 		key := newKey(t, &private.PublicKey)

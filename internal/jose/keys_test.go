@@ -22,8 +22,8 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// modulus returns a number of exactly that many bits, random and odd. The filter looks
-// at public keys, so a test needs no prime factors.
+// modulus returns a number of exactly that many bits, random and odd. The
+// filter looks at public keys, so a test needs no prime factors.
 func modulus(bits int) *big.Int {
 	n := must(rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits-1))))
 	return n.SetBit(n.SetBit(n, bits-1, 1), 0, 1)
@@ -33,8 +33,8 @@ func rsaJWK(n *big.Int, changes ...any) map[string]any {
 	return with(map[string]any{"kty": "RSA", "n": b64(n.Bytes()), "e": "AQAB"}, changes...)
 }
 
-// verdict tells what became of a JWK set of one: "key", "skipped", "dropped", "private"
-// or "set" for an error of the whole set.
+// verdict tells what became of a JWK set of one: "key", "skipped", "dropped",
+// "private" or "set" for an error of the whole set.
 func verdict(t testing.TB, jwk any) string {
 	t.Helper()
 	keys, dropped, err := jose.ParseKeySet(setOf(jwk))
@@ -345,7 +345,8 @@ func TestDroppedKeysAreNamedButNotShown(t *testing.T) {
 			private++
 		}
 		text := err.Error()
-		if strings.Contains(text, "SECRET") || strings.Contains(text, RSA["n"].(string)[:12]) || strings.ContainsAny(text, "\n\r\x00") {
+		if strings.Contains(text, "SECRET") || strings.Contains(text, RSA["n"].(string)[:12]) ||
+			strings.ContainsAny(text, "\n\r\x00") {
 			t.Errorf("the error shows too much: %q", text)
 		}
 		if !strings.HasPrefix(text, fmt.Sprintf("key %d: ", i+1)) {
@@ -399,7 +400,8 @@ func TestK191AlgorithmsOfAKey(t *testing.T) {
 		{"K190 RSA for RS256", with(jwkOf(&rsaKey().PublicKey), "alg", "RS256"), []string{"RS256"}},
 		{"P-256 for ES256", with(jwkOf(&p256().PublicKey), "alg", "ES256"), []string{"ES256"}},
 	}
-	everything := append(slices.Clone(algorithms), "", "none", "HS256", "HS384", "HS512", "RS1", "ES256K", "rs256", "EDDSA", "Ed25519", "RSA", "P-256")
+	everything := append(slices.Clone(algorithms),
+		"", "none", "HS256", "HS384", "HS512", "RS1", "ES256K", "rs256", "EDDSA", "Ed25519", "RSA", "P-256")
 	for _, tt := range tests {
 		key := oneKey(t, tt.jwk)
 		for _, alg := range everything {
@@ -520,7 +522,9 @@ func TestKeyIsACopy(t *testing.T) {
 	RSA := &rsa.PublicKey{N: new(big.Int).Set(rsaKey().N), E: rsaKey().E}
 	EC := must(ecdsa.ParseUncompressedPublicKey(elliptic.P256(), must(p256().PublicKey.Bytes())))
 	ED := bytes.Clone(edKey().Public().(ed25519.PublicKey))
-	keys := map[string]*jose.Key{"RS256": newKey(t, RSA), "ES256": newKey(t, EC), "EdDSA": newKey(t, ed25519.PublicKey(ED))}
+	keys := map[string]*jose.Key{
+		"RS256": newKey(t, RSA), "ES256": newKey(t, EC), "EdDSA": newKey(t, ed25519.PublicKey(ED)),
+	}
 	RSA.N.SetInt64(4)
 	RSA.E = 2
 	EC.X.SetInt64(0)
@@ -538,7 +542,8 @@ func TestKeyIsACopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	clear(set)
-	if err := parsed[0].Verify(parse(t, signed("ES256", p256(), goodHeader, goodPayload))); err != nil || parsed[0].ID() != "k1" {
+	err = parsed[0].Verify(parse(t, signed("ES256", p256(), goodHeader, goodPayload)))
+	if err != nil || parsed[0].ID() != "k1" {
 		t.Errorf("%q: %v", parsed[0].ID(), err)
 	}
 }
@@ -581,8 +586,9 @@ func TestK187CoordinatesKeepTheirLeadingZeros(t *testing.T) {
 	}
 }
 
-// rocaModulus makes a modulus the way the vulnerable generator did: both primes have
-// the form k·M + (65537^a mod M), where M is the product of the first 126 primes.
+// rocaModulus makes a modulus the way the vulnerable generator did: both primes
+// have the form k·M + (65537^a mod M), where M is the product of the first 126
+// primes.
 var rocaModulus = sync.OnceValue(func() *big.Int {
 	m := big.NewInt(1)
 	for p, found := int64(2), 0; found < 126; p++ {
@@ -630,7 +636,8 @@ func TestROCA(t *testing.T) {
 }
 
 func TestSmallOrderEd25519Keys(t *testing.T) {
-	// The eight points whose order divides 8, and encodings that are not canonical.
+	// The eight points whose order divides 8, and encodings that are not
+	// canonical.
 	for _, text := range []string{
 		"0100000000000000000000000000000000000000000000000000000000000000",
 		"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
@@ -646,7 +653,8 @@ func TestSmallOrderEd25519Keys(t *testing.T) {
 		"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
 	} {
 		pub := ed25519.PublicKey(must(hex.DecodeString(text)))
-		// Why it matters: nobody's signature verifies for one message in eight or more.
+		// Why it matters: nobody's signature verifies for one message in eight
+		// or more.
 		forgery := make([]byte, 64)
 		forgery[0] = 1
 		forged := false

@@ -46,7 +46,8 @@ func TestSign(t *testing.T) {
 					t.Fatal(err)
 				}
 				m := parse(t, jwt)
-				if m.Algorithm != alg || m.KeyID != "my key" || m.Type != "client-authentication+jwt" || string(m.Payload) != goodPayload {
+				if m.Algorithm != alg || m.KeyID != "my key" || m.Type != "client-authentication+jwt" ||
+					string(m.Payload) != goodPayload {
 					t.Errorf("got %q %q %q %s", m.Algorithm, m.KeyID, m.Type, m.Payload)
 				}
 				if err := newKey(t, key.Public()).Verify(m); err != nil {
@@ -94,7 +95,8 @@ func TestSignSignsWhatItIsGiven(t *testing.T) {
 }
 
 func TestSignatureFormIsTheOneOfJWS(t *testing.T) {
-	// r or s has a leading zero byte once in 128 signatures; the form keeps its size.
+	// r or s has a leading zero byte once in 128 signatures; the form keeps its
+	// size.
 	for range 300 {
 		jwt, err := jose.Sign("ES256", "", "", behind(p256()), []byte(`{}`))
 		if err != nil {
@@ -193,7 +195,9 @@ func TestSignerMatches(t *testing.T) {
 }
 
 func TestSignedClaimsComeBack(t *testing.T) {
-	payload := must(json.Marshal(map[string]any{"iss": "client", "sub": "client", "aud": "https://as.test", "jti": "é\u2028\"", "exp": 1999999999}))
+	payload := must(json.Marshal(map[string]any{
+		"iss": "client", "sub": "client", "aud": "https://as.test", "jti": "é\u2028\"", "exp": 1999999999,
+	}))
 	jwt, err := jose.Sign("PS256", "k1", "JWT", rsaKey(), payload)
 	if err != nil {
 		t.Fatal(err)
