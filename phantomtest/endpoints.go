@@ -23,7 +23,7 @@ func (s *AuthorizationServer) routes(path string) {
 	s.mux.HandleFunc("POST "+path+"/revoke", s.revoke)
 	s.mux.HandleFunc("GET "+path+"/jwks", s.jwks)
 
-	// RFC 8414 puts the well-known part between host and path, OpenID Connect
+	// RFC 8414 puts the well-known part between host and path. OpenID Connect
 	// Discovery puts it behind the path.
 	s.mux.HandleFunc("GET /.well-known/oauth-authorization-server"+path, s.metadata)
 	s.mux.HandleFunc("GET /.well-known/openid-configuration"+path, s.metadata)
@@ -67,8 +67,8 @@ func (s *AuthorizationServer) introspect(w http.ResponseWriter, r *http.Request)
 	s.answerJSON(w, g, active, wantsJWT)
 }
 
-// arrive counts an introspection and returns how long it is to take and, if it
-// is to fail, with which status.
+// arrive counts an introspection. It returns how long the answer takes and, if
+// it fails, with which status.
 func (s *AuthorizationServer) arrive() (delay time.Duration, status int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,7 +183,7 @@ func (s *AuthorizationServer) metadata(w http.ResponseWriter, _ *http.Request) {
 }
 
 // authenticate returns the identifier of the client that sends r, or answers
-// that it is not one.
+// 401.
 func (s *AuthorizationServer) authenticate(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
 	c := client{id: r.PostFormValue("client_id"), secret: r.PostFormValue("client_secret")}
 	encodedID, encodedSecret, basic := r.BasicAuth()

@@ -38,17 +38,16 @@ func WithAudience(audience string) Option {
 	return optionFunc(func(c *config) { c.audience = audience })
 }
 
-// WithClient adds a client. The first one is the one that a middleware with
-// the server's options authenticates as. Without this option there is one
-// client with the identifier "gateway" and the secret "gateway-secret".
+// WithClient adds a client. A middleware with the server's options
+// authenticates as the first one. Without this option there is one client with
+// the identifier "gateway" and the secret "gateway-secret".
 func WithClient(id, secret string) Option {
 	return optionFunc(func(c *config) { c.clients = append(c.clients, client{id, secret}) })
 }
 
 // WithJSONResponse makes the server answer each introspection with JSON that
-// has the JWT in member: "phantom_token", if a token procedure of the Curity
-// Identity Server is to be imitated. It is the counterpart of
-// [phantom.WithJSONResponse].
+// has the JWT in member. A token procedure of the Curity Identity Server uses
+// "phantom_token". It is the counterpart of [phantom.WithJSONResponse].
 func WithJSONResponse(member string) Option {
 	return optionFunc(func(c *config) {
 		c.dialect = dialect{member: member, clientClaim: "client_id", typ: "at+jwt"}

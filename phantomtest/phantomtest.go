@@ -1,11 +1,11 @@
 // Package phantomtest provides an authorization server for tests of programs
 // that use [phantom].
 //
-// An [AuthorizationServer] issues opaque tokens, answers introspection
-// requests for them with signed JWTs as real servers do, publishes its keys,
-// and lets a test revoke tokens, rotate keys, be slow, and fail. Its options
-// connect a middleware to it in memory: no port, no goroutine, and no real
-// time passes inside a bubble of [testing/synctest].
+// An [AuthorizationServer] issues opaque tokens, answers introspection requests
+// for them with signed JWTs as real servers do, and publishes its keys. A test
+// can revoke tokens, rotate keys, and make the server slow or let it fail. Its
+// options connect a middleware to it in memory: there is no port and no
+// goroutine, and inside a bubble of [testing/synctest] no real time passes.
 //
 //	as := phantomtest.New()
 //	auth, err := phantom.New(as.Options()...)
@@ -39,28 +39,29 @@ import (
 // lifetime is how long a token lives unless its claims say otherwise.
 const lifetime = 10 * time.Minute
 
-// defaultScope is what a token may do unless somebody asks for something else.
+// defaultScope is what a token may do unless its claims or its request name
+// another scope.
 const defaultScope = "read write"
 
 // An AuthorizationServer is an OAuth 2.0 authorization server that keeps
 // everything in memory. Its endpoints are below the path of its issuer:
 //
 //	POST /introspect  RFC 7662, for its clients only
-//	POST /token       RFC 6749, the client credentials grant; any scope is granted
+//	POST /token       RFC 6749, client credentials; any scope is granted
 //	POST /revoke      RFC 7009, any client may revoke any token
 //	GET  /jwks        the key that signs the JWTs
 //
 // Its metadata are where RFC 8414 and OpenID Connect Discovery look for them.
 // Clients authenticate with client_secret_basic or client_secret_post.
 //
-// By default it answers as the Curity Identity Server does: to a request that
-// accepts application/jwt and nothing else with the JWT as the body, or with
-// status 204 when the token is not active; to any other with JSON that has no
-// JWT. [WithJSONResponse] and [WithKeycloak] select another dialect. What is
-// said about a token may be cached as long as it lives in the default dialect,
-// and not at all by the letter of Cache-Control in the others.
+// By default it answers as the Curity Identity Server does. A request that
+// accepts application/jwt and nothing else gets the JWT as the body, or status
+// 204 when the token is not active. Any other gets JSON that has no JWT.
+// [WithJSONResponse] and [WithKeycloak] select another dialect. In the default
+// dialect, Cache-Control lets the JWT be kept as long as the token lives; in
+// the others it forbids that.
 //
-// An AuthorizationServer is made by [New]. Its methods may be called
+// Make an AuthorizationServer with [New]. Its methods may be called
 // concurrently.
 type AuthorizationServer struct {
 	config
@@ -122,9 +123,9 @@ func New(opts ...Option) *AuthorizationServer {
 }
 
 // Options returns all that [phantom.New] needs to work with this server: the
-// issuer, the audience, the endpoints, the credentials of the first client,
-// the dialect, and an HTTP client that reaches the server in memory, and
-// nothing else. Append options of your own to add to these or to replace them.
+// issuer, the audience, the endpoints, the credentials of the first client, the
+// dialect, and an HTTP client that reaches the server in memory, and nothing
+// else. Append options of your own to add to these or to replace them.
 func (s *AuthorizationServer) Options() []phantom.Option {
 	return s.options(phantom.WithAudience(s.audience))
 }
@@ -146,8 +147,8 @@ func (s *AuthorizationServer) options(audience phantom.Option) []phantom.Option 
 	return opts
 }
 
-// Issue returns a new opaque token that stands for claims. These are added to,
-// and win over, the claims that every token has:
+// Issue returns a new opaque token that stands for claims. They are added to
+// the claims that every token has, and win over them:
 //
 //	iss        the issuer
 //	sub        "alice"
@@ -159,12 +160,12 @@ func (s *AuthorizationServer) options(audience phantom.Option) []phantom.Option 
 //	jti        random
 //
 // A nil value removes a claim. The token is active until the time of its exp,
-// and for ever if that is not a number. Issue panics if claims cannot be
-// written as JSON.
+// and for ever if that is missing or not a number. Issue panics if claims
+// cannot be written as JSON.
 //
 // With the claim "token_use": "refresh_token" it is a refresh token, for which
-// there is no JWT: it is active in JSON answers, as it is at most servers, and
-// inactive for those who ask for nothing but a JWT.
+// there is no JWT. It is active in JSON answers, as at most servers, and
+// inactive where the answer would be the JWT alone.
 func (s *AuthorizationServer) Issue(claims map[string]any) string {
 	now := time.Now()
 	all := map[string]any{
@@ -200,20 +201,18 @@ func (s *AuthorizationServer) Issue(claims map[string]any) string {
 	return token
 }
 
-// Revoke makes token inactive. A middleware that has the answer to an earlier
-// introspection in its cache goes on accepting the token for as long as its
-// configuration allows.
+// Revoke makes token inactive. A middleware that remembers an earlier answer
+// accepts the token for as long as its configuration allows.
 func (s *AuthorizationServer) Revoke(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.grants, token)
 }
 
-// RotateKeys replaces the signing key by a new one with another key ID. The
-// old key is not published any more. A middleware sees the new key when it
-// meets the key ID, but it does not ask for keys more than once every few
-// seconds: a test moves the clock in between, which is easy in a bubble of
-// [testing/synctest].
+// RotateKeys replaces the signing key by a new one with another key ID. The old
+// key is no longer published. A middleware fetches the new key when it meets
+// the key ID, but it refetches at most once in 10 seconds. A test moves the
+// clock in between, which is easy in a bubble of [testing/synctest].
 func (s *AuthorizationServer) RotateKeys() {
 	key := newSigningKey()
 	s.mu.Lock()
@@ -222,15 +221,16 @@ func (s *AuthorizationServer) RotateKeys() {
 }
 
 // Introspections returns how many introspection requests have arrived so far,
-// those included that failed.
+// including those that failed.
 func (s *AuthorizationServer) Introspections() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.introspections
 }
 
-// Fail makes the next n introspections answer with status and an empty body,
-// instead of what was left from an earlier call.
+// Fail makes the next n introspections answer with status and an empty body. It
+// replaces what an earlier call left. It panics if status is not between 200
+// and 599.
 func (s *AuthorizationServer) Fail(status, n int) {
 	if status < 200 || status > 599 {
 		panic(fmt.Sprintf("phantomtest: status %d is not between 200 and 599", status))
@@ -240,8 +240,8 @@ func (s *AuthorizationServer) Fail(status, n int) {
 	s.failStatus, s.failures = status, n
 }
 
-// Delay makes each introspection from now on take d, or as long as its request
-// is waited for if that is less.
+// Delay makes each introspection from now on take d, or less if its client
+// stops waiting.
 func (s *AuthorizationServer) Delay(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,7 +253,7 @@ func (s *AuthorizationServer) ServeHTTP(w http.ResponseWriter, r *http.Request) 
 	s.mux.ServeHTTP(w, r)
 }
 
-// lookup returns what is known about token, and whether it is active.
+// lookup returns what the server knows about token, and whether it is active.
 func (s *AuthorizationServer) lookup(token string) (grant, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -261,7 +261,7 @@ func (s *AuthorizationServer) lookup(token string) (grant, bool) {
 	return g, ok && (g.expiry.IsZero() || time.Now().Before(g.expiry))
 }
 
-// sign returns the JWT of a grant, signed with the key of today.
+// sign returns the JWT of a grant, signed with the current key.
 func (s *AuthorizationServer) sign(g grant) string {
 	s.mu.Lock()
 	key := s.key
@@ -275,13 +275,13 @@ func (s *AuthorizationServer) knows(c client) bool {
 }
 
 // Token returns a token with the given claims and those of
-// [AuthorizationServer.Issue], to be put into the context of a request by
-// [phantom.NewContext] for a test of a handler. It has been through a lookup
-// and all checks but the one of the audience, so that it is what the handler
-// will see; a test with claims that do not pass fails at once.
+// [AuthorizationServer.Issue]. A test of a handler puts it into the context of
+// a request with [phantom.NewContext]. The token has passed a lookup and every
+// check except the audience, so it is what the handler will see. Claims that do
+// not pass fail the test at once.
 //
-// It belongs to a middleware of its own. Another one does not take it for the
-// result of its own work: test a handler that is wrapped already with an
+// The token belongs to a middleware of its own, and no other one accepts it
+// from the context. To test a handler that is already wrapped, use an
 // [AuthorizationServer].
 func Token(tb testing.TB, claims map[string]any) *phantom.Token {
 	tb.Helper()

@@ -15,8 +15,8 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body != nil {
 		defer func() { _ = req.Body.Close() }()
 	}
-	// An answer to a request that was meant for somebody else would hide a
-	// mistake in the configuration under test.
+	// Answering a request for another server would hide a mistake in the
+	// configuration under test.
 	if origin := req.URL.Scheme + "://" + req.URL.Host; origin != t.server.origin {
 		return nil, fmt.Errorf("phantomtest: there is no %s here, only %s", origin, t.server.origin)
 	}
