@@ -12,7 +12,7 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-// An api takes orders, which are forgotten when it ends.
+// An api takes orders and forgets them when it ends.
 type api struct {
 	auth *phantom.Middleware
 
@@ -30,7 +30,7 @@ func (a *api) routes() http.Handler {
 	r := chi.NewRouter()
 	r.Get("/menu", menu)                            // public
 	r.With(a.auth.Optional).Get("/greeting", greet) // with a token or without
-	r.Post("/logout", a.logout)                     // see there
+	r.Post("/logout", a.logout)                     // see its comment
 
 	r.Group(func(r chi.Router) { // any valid token
 		r.Use(a.auth.Handler)
@@ -55,8 +55,8 @@ func menu(w http.ResponseWriter, _ *http.Request) {
 	reply(w, []string{"espresso", "latte"})
 }
 
-// greet is behind Optional: no token in the context means nobody in
-// particular. A bad token does not get here.
+// greet is behind Optional: without a token in the context, the caller is
+// anonymous. A bad token does not get here.
 func greet(w http.ResponseWriter, r *http.Request) {
 	name := "stranger"
 	if tok, ok := phantom.FromContext(r.Context()); ok {
@@ -74,8 +74,8 @@ func profile(w http.ResponseWriter, r *http.Request) {
 	reply(w, map[string]any{"id": customer.Subject, "name": customer.Name, "roles": customer.Roles})
 }
 
-// list shows the orders of the caller: whose they are is a question to the
-// token, never to the URL.
+// list shows the orders of the caller. The token says who that is, never the
+// URL.
 func (a *api) list(w http.ResponseWriter, r *http.Request) {
 	customer, err := phantom.Claims[claims](r.Context())
 	if err != nil {
@@ -101,8 +101,8 @@ func (a *api) order(w http.ResponseWriter, r *http.Request) {
 }
 
 // logout forgets the caller's token, so that a revocation shows with the next
-// request. Clients call it after they revoked the token at the authorization
-// server; until then forgetting it only makes the API ask once more.
+// request. Clients call it after they have revoked the token at the
+// authorization server. Before that, it only makes the API ask once more.
 //
 // It is not behind the middleware, where Authorization holds the JWT.
 func (a *api) logout(w http.ResponseWriter, r *http.Request) {

@@ -11,7 +11,8 @@
 // a token:
 //
 //	go run ./examples/quickstart -serve
-//	cd examples/chi && ISSUER=http://127.0.0.1:… AUDIENCE=https://api.example.com \
+//	cd examples/chi
+//	ISSUER=http://127.0.0.1:… AUDIENCE=https://api.example.com \
 //	    CLIENT_ID=gateway CLIENT_SECRET=gateway-secret go run .
 //	curl -i -H "Authorization: Bearer $TOKEN" http://127.0.0.1:8080/orders
 //

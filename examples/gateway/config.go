@@ -50,19 +50,24 @@ func flags(s *settings) *flag.FlagSet {
 	f := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // run prints what is wrong
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8080", "`address` to serve clients on")
-	f.StringVar(&s.healthListen, "health-listen", "127.0.0.1:8081", "`address` to serve /livez and /readyz on, without tokens")
+	f.StringVar(&s.healthListen, "health-listen", "127.0.0.1:8081",
+		"`address` to serve /livez and /readyz on, without tokens")
 	f.StringVar(&s.tlsCert, "tls-cert", "", "PEM `file` with the certificate chain for clients; plain HTTP without")
 	f.StringVar(&s.tlsKey, "tls-key", "", "PEM `file` with its private key")
 	f.StringVar(&s.upstream, "upstream", "", "`URL` of the service that gets the requests, without a path; required")
-	f.DurationVar(&s.upstreamTimeout, "upstream-timeout", time.Minute, "how long its answer may take to begin; 0 for any `time`")
-	f.DurationVar(&s.shutdownTimeout, "shutdown-timeout", 30*time.Second, "how much `time` requests get to finish after SIGTERM")
+	f.DurationVar(&s.upstreamTimeout, "upstream-timeout", time.Minute,
+		"how long its answer may take to begin; 0 for any `time`")
+	f.DurationVar(&s.shutdownTimeout, "shutdown-timeout", 30*time.Second,
+		"how much `time` requests get to finish after SIGTERM")
 	f.StringVar(&s.issuer, "issuer", "", "issuer `URL` of the authorization server; required")
 	f.StringVar(&s.introspectionEndpoint, "introspection-endpoint", "", "`URL`; from the issuer's metadata by default")
 	f.StringVar(&s.jwksURL, "jwks-url", "", "`URL` of the issuer's keys; from its metadata by default")
-	f.StringVar(&s.jsonMember, "json-member", "", "`name` of the member that holds the JWT, for servers that answer in JSON")
+	f.StringVar(&s.jsonMember, "json-member", "",
+		"`name` of the member that holds the JWT, for servers that answer in JSON")
 	f.StringVar(&s.audience, "audience", "", "`values`, separated by spaces, of which a JWT must be for one; required")
 	f.StringVar(&s.scopes, "scopes", "", "`scopes`, separated by spaces, that every request needs")
-	f.StringVar(&s.clientAuth, "client-auth", "basic", "`method` of client authentication at the introspection endpoint: basic, post or none")
+	f.StringVar(&s.clientAuth, "client-auth", "basic",
+		"`method` of client authentication at the introspection endpoint: basic, post or none")
 	f.StringVar(&s.clientID, "client-id", "", "`identifier` of the introspection client")
 	f.StringVar(&s.clientSecretFile, "client-secret-file", "", "`file` with its secret; or set "+secretVariable)
 	f.DurationVar(&s.maxTTL, "max-ttl", time.Minute, "the longest `time` that a revoked token can go unnoticed")
@@ -73,7 +78,8 @@ func usage() string {
 	var b strings.Builder
 	f := flags(new(settings))
 	f.SetOutput(&b)
-	b.WriteString("Usage of gateway; each flag is also a variable, such as " + variable("client-id") + " for -client-id:\n")
+	b.WriteString("Usage of gateway; each flag is also a variable, such as " +
+		variable("client-id") + " for -client-id:\n")
 	f.PrintDefaults()
 	return b.String()
 }
@@ -111,8 +117,8 @@ func (m *mistakes) add(flagName, format string, args ...any) {
 	*m = append(*m, fmt.Errorf("-%s (%s): %s", flagName, variable(flagName), fmt.Sprintf(format, args...)))
 }
 
-// parse reads the environment, then the flags, on to the last one whatever is
-// wrong with those before it.
+// parse reads the environment, then the flags. It goes on after a mistake, to
+// report them all.
 func (m *mistakes) parse(args []string, getenv func(string) string) *settings {
 	s := new(settings)
 	f := flags(s)
@@ -131,7 +137,8 @@ func (m *mistakes) parse(args []string, getenv func(string) string) *settings {
 		case err != nil:
 			*m = append(*m, err)
 		case len(left) > 0:
-			// Not quoted: it may be the secret, behind a flag that does not exist.
+			// Not quoted: it may be the secret, behind a flag that does not
+			// exist.
 			*m = append(*m, fmt.Errorf("argument %d is not a flag", len(args)-len(left)+1))
 			stuck = true
 		}
@@ -224,7 +231,7 @@ func (m *mistakes) middleware(s *settings, secret string, logger *slog.Logger) *
 	return auth
 }
 
-// flagOf is where the value of an option of phantom comes from.
+// flagOf names the flag that sets an option of phantom.
 var flagOf = map[string]string{
 	"WithIssuer":                "issuer",
 	"WithIntrospectionEndpoint": "introspection-endpoint",
@@ -234,7 +241,7 @@ var flagOf = map[string]string{
 	"WithMaxTTL":                "max-ttl",
 }
 
-// translate says a mistake in terms of flags.
+// translate reports a mistake in the options in terms of flags.
 func (m *mistakes) translate(err error) {
 	var e *phantom.ConfigError
 	if errors.As(err, &e) && flagOf[e.Option] != "" {

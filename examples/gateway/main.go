@@ -10,16 +10,16 @@
 // Every flag can be given in the environment too: -client-id is
 // PHANTOM_CLIENT_ID. A flag wins, and an empty variable counts as none. The
 // secret comes from a file or from PHANTOM_CLIENT_SECRET, never from a flag,
-// which everyone on the machine could read. Run it with -help for all of them.
+// which everyone on the machine could read. -help shows all of them.
 //
-// To try it, run "go run ./examples/quickstart -serve": it prints the URLs of an
-// issuer and of an API to put behind the gateway. The audience there is
+// To try it, run "go run ./examples/quickstart -serve": it prints the URLs of
+// an issuer and of an API to put behind the gateway. The audience there is
 // https://api.example.com, the client gateway and its secret gateway-secret.
 //
-// What to look at: config.go turns flags into options of phantom; proxy.go is
-// what stands between a client and the upstream, and what is done so that the
-// upstream does not believe what a client made up; observe.go has the access log
-// and the health endpoint; this file serves and stops.
+// What to look at: config.go turns flags into options of phantom; proxy.go
+// stands between a client and the upstream, and keeps the upstream from
+// believing what a client made up; observe.go has the access log and the health
+// endpoint; this file serves and stops.
 //
 // What it leaves to you: the way to the upstream carries JWTs and needs TLS or
 // a private network; behind a load balancer the address in the log and in
@@ -120,8 +120,8 @@ func serve(ctx context.Context, c *config, logger *slog.Logger) error {
 	return probes.Close()
 }
 
-// newServer returns a server that waits for nobody without limit, but lets a
-// body be read and written for as long as that takes.
+// newServer returns a server that limits the time for a header and for an idle
+// connection, but not the time to read and write a body.
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,

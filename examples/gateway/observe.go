@@ -67,8 +67,9 @@ func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Unwrap serves [http.ResponseController], which flushes.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// health answers the probes of whatever runs the gateway. It has a listener of
-// its own, so that no path of the upstream is taken and no token is needed.
+// health answers the probes of the platform that runs the gateway. It has a
+// listener of its own, so it takes no path from the upstream and needs no
+// token.
 type health struct {
 	auth            *phantom.Middleware
 	logger          *slog.Logger
@@ -86,9 +87,9 @@ func (h *health) handler() http.Handler {
 	return mux
 }
 
-// isReady reports whether the authorization server's metadata and keys were
-// there once. Later outages are not reported: restarting or bypassing the
-// gateway does not end them, and the tokens it remembers still work.
+// isReady reports whether the authorization server's metadata and keys have
+// been fetched once. It does not report later outages: restarting or bypassing
+// the gateway does not end them, and the tokens that it remembers still work.
 func (h *health) isReady(ctx context.Context) bool {
 	if h.ready.Load() {
 		return true

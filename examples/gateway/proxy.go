@@ -14,9 +14,8 @@ import (
 	"time"
 )
 
-// newGateway returns the handler for clients. There is no way around the
-// tokens: no path, method or field of the header is looked at before them,
-// except to refuse a request.
+// newGateway returns the handler for clients. No request gets around the check
+// of its token. Before that, a request can only be refused.
 func newGateway(c *config, logger *slog.Logger) http.Handler {
 	protect := c.auth.Handler
 	if len(c.scopes) > 0 {
@@ -47,8 +46,8 @@ func newProxy(c *config, logger *slog.Logger) *httputil.ReverseProxy {
 					delete(pr.Out.Header, name)
 				}
 			}
-			// Any other protocol, h2c above all, would be a tunnel for requests
-			// that nobody checks.
+			// Any other protocol, h2c above all, would be a tunnel for
+			// unchecked requests.
 			if !strings.EqualFold(pr.Out.Header.Get("Upgrade"), "websocket") {
 				pr.Out.Header.Del("Upgrade")
 				pr.Out.Header.Del("Connection")
@@ -83,12 +82,13 @@ func newProxy(c *config, logger *slog.Logger) *httputil.ReverseProxy {
 	}
 }
 
-// statusClientLeft is for the access log; nobody gets to read it.
+// statusClientLeft is for the access log; the client is gone.
 const statusClientLeft = 499
 
 // isForgeable reports whether name is a field that only proxies should set, or
-// looks like one to an upstream that takes all punctuation for the same, as
-// CGI does. A DPoP proof is about the opaque token, not about the JWT.
+// looks like one to an upstream that takes all punctuation for the same, as CGI
+// does. It includes DPoP, whose proof is about the opaque token and not about
+// the JWT.
 func isForgeable(name string) bool {
 	name = strings.Map(func(r rune) rune {
 		if 'a' <= r && r <= 'z' || '0' <= r && r <= '9' {
@@ -103,7 +103,7 @@ func isForgeable(name string) bool {
 	return strings.HasPrefix(name, "x-forwarded-")
 }
 
-// reason says what went wrong without the words of the upstream, which may be
+// reason says what went wrong without quoting the upstream, whose words may be
 // the request that it got.
 func reason(err error) string {
 	var (

@@ -13,15 +13,15 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-// audience is whom the tokens are for.
+// audience names the API that the tokens are for.
 const audience = "https://api.example.com"
 
 // maxTTL is how long the gateway may go without asking about a token again,
 // and so how long a revocation can go unseen.
 const maxTTL = 30 * time.Second
 
-// newGateway returns what stands between the clients and the API at the given
-// URL, and the middleware in it.
+// newGateway returns the middleware, and the handler around it that stands
+// between the clients and the API at the given URL.
 func newGateway(issuer string, api *url.URL) (*phantom.Middleware, http.Handler, error) {
 	auth, err := phantom.New(
 		phantom.WithIssuer(issuer), // which says where its endpoints are
@@ -45,8 +45,8 @@ func newGateway(issuer string, api *url.URL) (*phantom.Middleware, http.Handler,
 	return auth, mux, nil
 }
 
-// whoami is a handler in the process of the middleware. It finds what is known
-// about the token, verified, in the context of the request.
+// whoami is a handler in the process of the middleware. It finds the verified
+// token in the context of the request.
 func whoami(w http.ResponseWriter, r *http.Request) {
 	tok, ok := phantom.FromContext(r.Context())
 	if !ok {
@@ -61,9 +61,9 @@ func reports(w http.ResponseWriter, _ *http.Request) {
 	reply(w, map[string]any{"reports": []string{"secret"}})
 }
 
-// orders is the API behind the gateway. What it receives is a JWT, as if there
-// were no opaque tokens. It only decodes it here; an API that does not trust
-// the network verifies it too, with the keys of the authorization server.
+// orders is the API behind the gateway. It receives a JWT, as if there were no
+// opaque tokens. Here it only decodes the JWT; an API that does not trust the
+// network verifies it too, with the keys of the authorization server.
 func orders(w http.ResponseWriter, r *http.Request) {
 	_, claims, err := decode(bearer(r.Header))
 	if err != nil {

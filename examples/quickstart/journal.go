@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// A journal keeps what the authorization server and the API see, to be shown.
+// A journal keeps what the authorization server and the API see, to show it.
 type journal struct {
 	console io.Writer // if not nil, gets a line for each request, and nothing is kept
 

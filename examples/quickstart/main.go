@@ -27,8 +27,8 @@ import (
 	"github.com/phantom-token/phantom/phantomtest"
 )
 
-// The clients of the authorization server. Real secrets do not belong into
-// source code; these open nothing but this demonstration.
+// The clients of the authorization server. Real secrets do not belong in source
+// code; these open nothing but this demonstration.
 const (
 	gatewayID, gatewaySecret = "gateway", "gateway-secret"
 	appID, appSecret         = "app", "app-secret"
@@ -96,8 +96,8 @@ type site struct {
 	servers              []*http.Server // in the order to stop them
 }
 
-// start brings everything up, each part on a listener of its own, as if it
-// were on three machines.
+// start serves each part on a listener of its own, as if it were on three
+// machines.
 func start(ctx context.Context, seen *journal) (*site, error) {
 	var config net.ListenConfig
 	var listeners [3]net.Listener
@@ -138,7 +138,7 @@ func start(ctx context.Context, seen *journal) (*site, error) {
 	return s, nil
 }
 
-// stop lets the requests that are under way come to their end.
+// stop stops the servers once the requests under way have ended.
 func (s *site) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// A walker is a client that tells what it does. It stops at the first error.
+// A walker is a client that says what it does. It stops at the first error.
 type walker struct {
 	*site
 
@@ -104,8 +104,8 @@ func (w *walker) post(ctx context.Context, path string, form url.Values) []byte 
 	return a.body
 }
 
-// get calls the gateway. It shows the request, what else there is to see, and
-// the answer.
+// get calls the gateway. It shows the request, what the functions show in
+// between, and the answer.
 func (w *walker) get(ctx context.Context, path, token string, status int, between ...func()) {
 	if w.err != nil {
 		return
@@ -198,7 +198,7 @@ func (w *walker) showJWT() {
 	w.sayf("   Its answer goes back to the client.")
 }
 
-// form shows a form, a field to a line, and no token in full.
+// form shows a form, one field per line, and no token in full.
 func (w *walker) form(form url.Values) {
 	for _, name := range []string{"grant_type", "scope", "token", "token_type_hint"} {
 		if value := form.Get(name); name == "token" && value != "" {
@@ -209,7 +209,7 @@ func (w *walker) form(form url.Values) {
 	}
 }
 
-// sayf begins a step, linef goes on in it.
+// sayf starts a step, linef continues it.
 func (w *walker) sayf(format string, args ...any) {
 	w.printf("\n"+format+"\n\n", args...)
 }
