@@ -268,8 +268,10 @@ func BenchmarkRatio(b *testing.B) {
 	}
 }
 
-// BenchmarkL288Contention: what 32 goroutines at one token lose against 2.
-func BenchmarkL288Contention(b *testing.B) {
+// BenchmarkContention reports what 32 goroutines at one token lose against 2.
+//
+// Catalogue: L288.
+func BenchmarkContention(b *testing.B) {
 	hit := benchLoads(b)[0][1]
 	ratio(b, "x-of-2-goroutines", 32<<10,
 		func(n int) { hit.run(n, 2) },

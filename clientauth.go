@@ -39,7 +39,9 @@ type clientAuth struct {
 // forIssuer returns the ClientAuth for one authorization server. A ClientAuth
 // of this package learns the issuer.
 func forIssuer(auth ClientAuth, issuer string) ClientAuth {
-	if a, ok := auth.(interface{ forIssuer(issuer string) ClientAuth }); ok {
+	if a, ok := auth.(interface {
+		forIssuer(issuer string) ClientAuth
+	}); ok {
 		return a.forIssuer(issuer)
 	}
 	return auth

@@ -52,7 +52,9 @@ func (v *validator) exclude(option string, others ...string) {
 }
 
 // A part is a value of this package that knows whether it can work.
-type part interface{ unfit(c *config) (fault string) }
+type part interface {
+	unfit(c *config) (fault string)
+}
 
 // fit asks a part why it cannot work.
 func (v *validator) fit(option string, value any) {

@@ -28,9 +28,10 @@ func life(asked clock.Instant, expiry int64) cache.Life {
 	return cache.NewLife(asked, time.Unix(asked.Wall/second+expiry, 0), time.Minute)
 }
 
-// TestEntriesEndOnEitherClock: an entry ends when either clock says so, however far
-// they have gone apart, and is never revived by a clock that goes back: what is
-// found too old is gone.
+// An entry ends when either clock says so, however far apart they are. A clock
+// that goes back never revives one: what was found too old is gone.
+//
+// Catalogue: C216, C218.
 func TestEntriesEndOnEitherClock(t *testing.T) {
 	const hour = 3600 * second
 	start := clock.Instant{Wall: 1_700_000_000 * second, Mono: 1000 * second}
@@ -107,8 +108,9 @@ func TestEntriesEndOnEitherClock(t *testing.T) {
 
 func hourOf(n int) time.Duration { return time.Duration(n) * time.Hour }
 
-// TestALifeIsTakenOnBothClocks: what counts is the moment of asking, and
-// each bound is taken on the clock that it belongs to.
+// A life begins when the question is asked, on both clocks.
+//
+// Catalogue: C216.
 func TestALifeIsTakenOnBothClocks(t *testing.T) {
 	start := clock.Instant{Wall: 1_700_000_000 * second, Mono: 1000 * second}
 	for name, test := range map[string]struct {
@@ -137,8 +139,8 @@ func plusWall(i clock.Instant, d int64) clock.Instant {
 	return clock.Instant{Wall: i.Wall + d, Mono: i.Mono}
 }
 
-// TestOneHitRefreshesAnEntry: the first hit behind the share of its life, by the
-// monotonic clock, is told to refresh the entry, and no other.
+// One hit behind the share of its life is told to refresh the entry: the first
+// one, by the monotonic clock.
 func TestOneHitRefreshesAnEntry(t *testing.T) {
 	start := clock.Instant{Wall: 1_700_000_000 * second, Mono: 1000 * second}
 	c := newCache(cache.Config[*value]{RefreshAhead: 0.5})

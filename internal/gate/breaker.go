@@ -27,8 +27,8 @@ type breaker struct {
 	notBefore clock.Instant // no lookup before: the server asked to wait
 }
 
-// allow refuses while the server asks to wait, and while the breaker is open and
-// the next probe is not due.
+// allow refuses while the server asks to wait, and while the breaker is open
+// and the next probe is not due.
 func (b *breaker) allow(now clock.Instant) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -408,3 +408,22 @@ func TestNumericDateIsCheap(t *testing.T) {
 		t.Errorf("took %v", took)
 	}
 }
+
+// AppendJSON writes what was read, in one order, without the named member.
+func TestAppendJSON(t *testing.T) {
+	for _, test := range []struct{ in, without, want string }{
+		{`{}`, "", `{}`},
+		{`{"a":1}`, "a", `{}`},
+		{`{"b": [ 1 , {"c":null} ], "a":"<\u00e9>", "jwt":"x"}`, "jwt", `{"a":"<\u00e9>","b":[1,{"c":null}]}`},
+		{`{"n":9007199254740993,"\u0061\"b":1e2}`, "none", `{"a\"b":1e2,"n":9007199254740993}`},
+		{`{"<&>":true}`, "", `{"<&>":true}`},
+	} {
+		o, err := jose.ParseObject([]byte(test.in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(o.AppendJSON([]byte("x"), test.without)); got != "x"+test.want {
+			t.Errorf("%s without %q is %s, want x%s", test.in, test.without, got, test.want)
+		}
+	}
+}
