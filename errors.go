@@ -270,7 +270,7 @@ func carried(e *Error) *failure.Error {
 	}
 	// Every 503 has some RetryAfter. Only a longer one was asked for.
 	if e.RetryAfter > defaultRetryAfter {
-		f.Wait = e.RetryAfter
+		f.Wait, f.WaitAll = e.RetryAfter, true
 	}
 	return f
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/phantom-token/phantom/internal/cache"
 	"github.com/phantom-token/phantom/internal/clock"
 	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/gate"
 	"github.com/phantom-token/phantom/internal/introspection"
 	"github.com/phantom-token/phantom/internal/jose"
 )
@@ -50,7 +51,9 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 	said, err := introspector.Introspect(ctx, token)
 	switch {
 	case err != nil:
-		return nil, translate(err, failure.Unavailable, "Introspector")
+		f := translate(err, failure.Unavailable, "Introspector")
+		f.Unanswered = f.Class == failure.Unavailable
+		return nil, f
 	case said == nil:
 		return nil, failure.New(failure.Protocol, "no answer of the Introspector")
 	case !said.Active:
@@ -120,7 +123,11 @@ func (l *lookup) answeredMeanwhile() (*Token, error) {
 
 // ask asks the authorization server once the gate permits it.
 func (l *lookup) ask(ctx context.Context) (answer *introspection.Answer, err error) {
-	err = l.m.authority.gate.Do(ctx, l.wasGood, func(ctx context.Context) (err error) {
+	class := gate.NewToken
+	if l.wasGood {
+		class = gate.KnownToken
+	}
+	err = l.m.authority.gate.Do(ctx, class, func(ctx context.Context) (err error) {
 		l.askedAt = l.m.memory.clock.Now()
 		answer, err = l.m.authority.ask(ctx, l.token)
 		return err

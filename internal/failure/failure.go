@@ -36,6 +36,16 @@ type Error struct {
 	Detail string        // names the rule or the check that failed
 	Wait   time.Duration // how long the server asked us to wait; 0: it did not
 	Cause  error         // safe to show; may be nil
+
+	// WaitAll: the server asked for the Wait on behalf of all tokens.
+	WaitAll bool
+	// Faulted: the server itself answered that it failed, by a status such as
+	// 500. That may be the token's doing.
+	Faulted bool
+	// Unanswered: the server was asked about this very token, or about others
+	// that were good before, and gave no answer. What is remembered of the token
+	// may serve in its place (stale-if-error).
+	Unanswered bool
 }
 
 // New returns a failure without a cause.

@@ -1,68 +1,238 @@
-// Package gate stands before the authorization server. It bounds how many
-// lookups are under way and how many wait for a place (the queue), and while
-// the server is down it fails lookups at once instead of sending them (the
-// breaker).
+// Package gate stands before the authorization server. It decides which lookup
+// may go to the server, and when.
+//
+// # Two classes
+//
+// Anybody can make up tokens, and a server may fail on those that it cannot
+// parse. So there are two classes of lookups: those of known tokens, which were verified
+// here before, and those of new ones. What happens to new tokens never keeps a
+// known one out.
+//
+// # Places
+//
+// A bounded number of lookups is under way at once. The others wait, each class
+// in a bounded queue of its own. A place that becomes free goes to a known token,
+// unless new ones wait and hold less than a quarter of the places. Within its
+// class it goes to the first to come who has at least twice the time left that
+// recent answers took; if none has, to the first to come.
+//
+// A lookup leaves the queue when it has no more time left than the shortest of the
+// recent answers to its class took. If it had hardly more when it came, or if that
+// is news, it waits until its time is over; meanwhile an eighth of the places may
+// be used to find out whether the server has become faster.
+//
+// # Lanes
+//
+// Each class has a lane. Three things can happen to a lookup that was sent:
+//
+//	answer   the server answered about the token, be it by a refusal
+//	fault    the server answered that it failed, by a status such as 500, which
+//	         may be the token's doing
+//	silence  all else: no connection, no answer in time, 429, 502, 503, 504
+//
+// A lookup that ran out of time, but had less than half of it left when it was
+// sent, tells nothing. One that ends in a panic is a fault. Faults and silences
+// are outages.
+//
+// A lane is clear, narrow or closed. A closed lane lets one lookup pass each
+// second, as a probe. A narrow one lets 95 pass a second.
+//
+//	known tokens  closed  after 10 outages in a row of known tokens
+//	new tokens    narrow  after 10 outages of new tokens since the last answer
+//	                      to either class
+//	              closed  after as many, if there was no answer in 10 s, or if
+//	                      the narrow lane keeps out two of three;
+//	                      after 10 silences in a row of new tokens, unless a
+//	                      known one was answered in the last 5 s
+//
+// An answer clears the lane of its class, and one to a known token that of new
+// ones too. But it clears a closed lane only if its lookup began after the lane
+// closed: an older one is no news.
+//
+// # Waiting
+//
+// Only 429 and 503 with Retry-After ask all to wait, for 30 s at most. Meanwhile
+// about one lookup a second passes, and known tokens may half a second before
+// new ones. Its answer ends the wait: the server has more to give than it said.
 package gate
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/clock"
 	"github.com/phantom-token/phantom/internal/failure"
-	"github.com/phantom-token/phantom/internal/httpcache"
+)
+
+// A Class is a kind of token.
+type Class uint8
+
+// The classes.
+const (
+	NewToken   Class = iota // anything that somebody sent
+	KnownToken              // verified here before
 )
 
 // A Gate is the way to one authorization server. It is safe for concurrent use.
 type Gate struct {
 	clock   clock.Clock
-	queue   *queue
-	breaker *breaker
+	timeout time.Duration // of a lookup
+
+	mu    sync.Mutex
+	queue queue
+	lanes lanes
 }
 
 // New returns a Gate that lets so many lookups pass at once, each of which
 // takes the timeout at most.
 func New(places int, timeout time.Duration) *Gate {
-	c := clock.New()
-	return &Gate{clock: c, queue: newQueue(places), breaker: &breaker{timeout: timeout}}
+	return &Gate{
+		clock:   clock.New(),
+		timeout: timeout,
+		queue:   queue{places: places, free: places},
+		lanes:   lanes{timeout: timeout},
+	}
 }
 
-// Do runs one lookup. A lookup with priority goes before the others. The error
-// is the lookup's, or a [*failure.Error] that says why it was not run.
-func (g *Gate) Do(ctx context.Context, priority bool, lookup func(context.Context) error) error {
-	if err := g.breaker.allow(g.clock.Now()); err != nil {
+// Do runs one lookup, whose context must have a deadline. The error is the
+// lookup's or that of a refusal, always a [*failure.Error].
+func (g *Gate) Do(ctx context.Context, class Class, lookup func(context.Context) error) error {
+	if err := g.check(class); err != nil {
 		return err
 	}
-	waited, err := g.queue.acquire(ctx, priority)
+	scout, err := g.enter(ctx, class)
 	if err != nil {
 		return err
 	}
-	defer g.queue.release()
-	if waited && !g.queue.inTime(ctx, priority) {
-		return failure.New(failure.Unavailable, "no place in time")
-	}
-	// The wait may have been long enough for the server to fail.
-	probe, err := g.breaker.begin(g.clock.Now())
+	attempt, err := g.begin(ctx, class, scout)
 	if err != nil {
 		return err
 	}
-	recorded := false
-	defer func() { // a hook that panics or ends its goroutine has not answered
-		if !recorded {
-			g.breaker.recordOutage(probe, 0, g.clock.Now())
-		}
-	}()
-	began := g.clock.Now()
-	err = lookup(ctx)
-	recorded = true
+	var f *failure.Error
+	outcome := fault // of a hook that panics or ends its goroutine
+	defer func() { g.end(attempt, outcome, f) }()
+	if err := lookup(ctx); err != nil {
+		f = failure.From(err, failure.Unavailable, "")
+	}
+	outcome = attempt.outcome(ctx, f)
+	if f == nil {
+		return nil
+	}
+	if outcome == untold && f.Unanswered {
+		own := *f
+		own.Unanswered = false // its time went in our own queue
+		f = &own
+	}
+	return f
+}
+
+// check refuses at once what would be refused after a wait.
+func (g *Gate) check(class Class) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	now := g.clock.Now()
-	if err != nil {
-		if f := failure.From(err, failure.Unavailable, ""); f.IsOutage() {
-			g.breaker.recordOutage(probe, min(f.Wait, httpcache.MaxRetryAfter), now)
-			return err
-		}
+	if f := g.lanes.refusal(class, now); f != nil {
+		g.lanes.countRefusal(class, now)
+		return f
 	}
-	g.queue.recordLatency(time.Duration(now.Mono - began.Mono))
-	g.breaker.recordAnswer(probe)
-	return err
+	return nil
+}
+
+// enter takes a place, or waits for one until its time is too short for any
+// recent answer.
+func (g *Gate) enter(ctx context.Context, class Class) (scout bool, err error) {
+	g.mu.Lock()
+	w, err := g.queue.enter(ctx, class)
+	g.mu.Unlock()
+	if w == nil {
+		return false, err
+	}
+	tooLate := time.NewTimer(g.untilTooLate(w))
+	defer tooLate.Stop()
+	for {
+		select {
+		case err := <-w.turn:
+			return w.scout, err
+		case <-tooLate.C:
+			if left := g.untilTooLate(w); left > 0 {
+				tooLate.Reset(left) // the server has become faster
+				continue
+			}
+		case <-ctx.Done():
+		}
+		return false, g.giveUp(w)
+	}
+}
+
+func (g *Gate) untilTooLate(w *waiter) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Until(w.deadline) - g.queue.classes[w.class].shortest()
+}
+
+// giveUp takes a waiter out of the queue. If its turn has come at the same
+// moment, it gives its place back.
+func (g *Gate) giveUp(w *waiter) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.queue.remove(w) && <-w.turn == nil {
+		g.queue.leave(w.class, w.scout)
+	}
+	return failure.Because(failure.Unavailable, "no place in time", context.DeadlineExceeded)
+}
+
+// An attempt is a lookup that was sent.
+type attempt struct {
+	class Class
+	order uint64 // among all attempts
+	began clock.Instant
+	short bool // less than half of its time was left
+	scout bool
+}
+
+// begin sends a lookup that has a place. The wait may have been long enough for
+// the server to fail.
+func (g *Gate) begin(ctx context.Context, class Class, scout bool) (attempt, error) {
+	deadline, _ := ctx.Deadline()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.clock.Now()
+	if f := g.lanes.refusal(class, now); f != nil {
+		g.lanes.countRefusal(class, now)
+		g.queue.leave(class, scout)
+		return attempt{}, f
+	}
+	return attempt{
+		class: class,
+		order: g.lanes.begin(class, now),
+		began: now,
+		short: time.Until(deadline) < g.timeout/2,
+		scout: scout,
+	}, nil
+}
+
+// outcome says what the end of an attempt tells of the server.
+func (a *attempt) outcome(ctx context.Context, f *failure.Error) outcome {
+	switch {
+	case f == nil || !f.IsOutage():
+		return answer
+	case a.short && ctx.Err() != nil:
+		return untold
+	case f.Faulted:
+		return fault
+	}
+	return silence
+}
+
+// end takes note of the outcome and gives the place away.
+func (g *Gate) end(a attempt, o outcome, f *failure.Error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.clock.Now()
+	g.lanes.record(a, o, f, now)
+	if o == answer {
+		g.queue.answered(a.class, time.Duration(now.Mono-a.began.Mono))
+	}
+	g.queue.leave(a.class, a.scout)
 }

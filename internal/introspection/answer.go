@@ -69,7 +69,19 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 // overloaded is the outage that a status 429 or 5xx reports, with any body.
 func overloaded(resp *http.Response) error {
 	f := failure.New(failure.Unavailable, fmt.Sprintf("status %d", resp.StatusCode))
-	f.Wait, _ = httpcache.RetryAfter(resp.Header, time.Now())
+	f.Wait, f.WaitAll = httpcache.RetryAfter(resp.Header, time.Now())
+	f.Unanswered = true
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests:
+		f.Unanswered = false // it will not say, on purpose
+	case http.StatusServiceUnavailable:
+	case http.StatusNotImplemented:
+		f.Unanswered, f.Faulted, f.WaitAll = false, true, false
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		f.WaitAll = false // that is about one request
+	default:
+		f.Faulted, f.WaitAll = true, false
+	}
 	return f
 }
 

@@ -12,8 +12,6 @@ import (
 	"net/textproto"
 	"sync/atomic"
 	"time"
-
-	"github.com/phantom-token/phantom/internal/failure"
 )
 
 // A Client sends all requests to one authorization server. It follows no
@@ -95,7 +93,7 @@ func (c *Client) Send(
 			}
 		}
 		if attempt == 2 || answered.Load() || ctx.Err() != nil || isTimeout(err) || isUntrusted(err) {
-			return nil, failure.Because(failure.Unavailable, connectionFault(err), safeCause(err))
+			return nil, unanswered(connectionFault(err), err)
 		}
 	}
 }

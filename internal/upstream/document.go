@@ -20,7 +20,7 @@ func ReadBody(resp *http.Response, limit int64) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	switch {
 	case err != nil:
-		return nil, failure.Because(failure.Unavailable, "answer broke off", safeCause(err))
+		return nil, unanswered("answer broke off", err)
 	case int64(len(body)) > limit:
 		return nil, tooLarge(limit)
 	case len(resp.Header.Values("Content-Encoding")) > 0 || resp.Uncompressed:

@@ -6,7 +6,16 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+
+	"github.com/phantom-token/phantom/internal/failure"
 )
+
+// unanswered is the failure of a request that got no answer.
+func unanswered(detail string, err error) error {
+	f := failure.Because(failure.Unavailable, detail, safeCause(err))
+	f.Unanswered = true
+	return f
+}
 
 func isTimeout(err error) bool {
 	var timeout net.Error

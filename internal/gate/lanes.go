@@ -1,0 +1,226 @@
+package gate
+
+import (
+	"time"
+
+	"github.com/phantom-token/phantom/internal/clock"
+	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/httpcache"
+)
+
+// The measures of the lanes.
+const (
+	outagesToTrouble = 10 // in a row close a lane, or make it narrow
+	probeInterval    = time.Second
+	knownIsProof     = 5 * time.Second // for so long after an answer to a known token
+
+	narrowRate      = 95.0 // lookups a second
+	narrowBurst     = 20.0
+	answerIsProof   = 10 * time.Second
+	firstWaitProbe  = 750 * time.Millisecond // after the server asked to wait
+	knownProbesLead = 500 * time.Millisecond // before new ones
+)
+
+// An outcome is what the end of an attempt tells of the server.
+type outcome uint8
+
+const (
+	answer  outcome = iota
+	fault           // the server answered that it failed
+	silence         // the server did not answer
+	untold          // the attempt had hardly any time
+)
+
+// lanes is what is known of the server. The Gate's lock guards it.
+type lanes struct {
+	timeout time.Duration // of a lookup
+	begun   uint64        // attempts so far
+	lanes   [2]lane
+
+	// Of new tokens, since the last answer to either class.
+	outages         int
+	passed, refused int     // while the lane was narrow
+	allowance       float64 // lookups that may pass now
+	allowedAt       clock.Instant
+
+	answered      bool // ever
+	lastAnswer    clock.Instant
+	knownAnswered bool // ever
+	lastKnown     clock.Instant
+
+	wait wait
+}
+
+// A lane is the way of one class.
+type lane struct {
+	outages    int  // in a row; of new tokens: silences
+	closed     bool // one probe at a time
+	closedAt   uint64
+	nextProbe  clock.Instant
+	unanswered bool // the last outage was a lookup that got no answer
+}
+
+// A wait is what the server asked for.
+type wait struct {
+	until      clock.Instant // not waiting from then on
+	asked      bool
+	askedAt    uint64 // how many attempts had begun
+	nextProbe  clock.Instant
+	unanswered bool // asked of a known token, in place of an answer
+}
+
+// refusal says why a lookup may not pass now; nil if it may.
+func (l *lanes) refusal(class Class, now clock.Instant) *failure.Error {
+	if l.isWaiting(now) {
+		probe := l.wait.nextProbe
+		if class == KnownToken {
+			probe = probe.Add(-knownProbesLead)
+		}
+		if !now.Reached(probe) {
+			f := failure.New(failure.Unavailable, "the authorization server asked to wait")
+			f.Wait = min(max(now.Until(l.wait.until), time.Second), httpcache.MaxRetryAfter)
+			f.Unanswered = class == KnownToken && l.wait.unanswered
+			return f
+		}
+	}
+	own := &l.lanes[class]
+	switch {
+	case own.closed && !now.Reached(own.nextProbe):
+		f := failure.New(failure.Unavailable, "breaker open")
+		f.Unanswered = class == KnownToken && own.unanswered
+		return f
+	case class == NewToken && !own.closed && l.isNarrow() && l.allowanceAt(now) < 1:
+		return failure.New(failure.Unavailable, "breaker half open")
+	}
+	return nil
+}
+
+// countRefusal takes note of a new token that was kept out. If the narrow lane
+// keeps most of them out, it closes.
+func (l *lanes) countRefusal(class Class, now clock.Instant) {
+	own := &l.lanes[NewToken]
+	if class != NewToken || !l.isNarrow() || own.closed {
+		return
+	}
+	if l.refused++; l.refused > 2*l.passed+narrowBurst {
+		own.close(l.begun, now)
+	}
+}
+
+func (l *lanes) isWaiting(now clock.Instant) bool { return l.wait.asked && !now.Reached(l.wait.until) }
+
+func (l *lanes) isNarrow() bool { return l.outages >= outagesToTrouble }
+
+// allowanceAt returns how many lookups of new tokens the narrow lane lets pass.
+func (l *lanes) allowanceAt(now clock.Instant) float64 {
+	passed := time.Duration(now.Mono - l.allowedAt.Mono)
+	return min(l.allowance+narrowRate*passed.Seconds(), narrowBurst)
+}
+
+// begin takes note of an attempt, which refusal permitted, and numbers it.
+func (l *lanes) begin(class Class, now clock.Instant) (order uint64) {
+	if l.isWaiting(now) {
+		l.wait.nextProbe = now.Add(probeInterval)
+		if class == KnownToken {
+			l.wait.nextProbe = l.wait.nextProbe.Add(knownProbesLead) // not two a second
+		}
+	}
+	switch own := &l.lanes[class]; {
+	case own.closed:
+		own.nextProbe = now.Add(l.timeout + probeInterval) // also if it never ends
+	case class == NewToken && l.isNarrow():
+		l.allowance, l.allowedAt = l.allowanceAt(now)-1, now
+		l.passed++
+	}
+	l.begun++
+	return l.begun
+}
+
+// record takes note of the end of an attempt.
+func (l *lanes) record(a attempt, o outcome, f *failure.Error, now clock.Instant) {
+	switch o {
+	case untold:
+	case answer:
+		l.recordAnswer(a, now)
+	case fault, silence:
+		l.recordOutage(a, o, f != nil && f.Unanswered, now)
+		if f != nil && f.WaitAll {
+			l.recordWait(a, f, now)
+		}
+	}
+}
+
+func (l *lanes) recordAnswer(a attempt, now clock.Instant) {
+	l.outages, l.passed, l.refused = 0, 0, 0
+	l.answered, l.lastAnswer = true, now
+	l.clear(NewToken, a)
+	if a.class == KnownToken {
+		l.knownAnswered, l.lastKnown = true, now
+		l.clear(KnownToken, a)
+	}
+	if l.wait.asked && a.order > l.wait.askedAt {
+		l.wait = wait{}
+	}
+}
+
+// clear clears the lane if the attempt began after it closed.
+func (l *lanes) clear(class Class, a attempt) {
+	if own := &l.lanes[class]; !own.closed || a.order > own.closedAt {
+		*own = lane{}
+	}
+}
+
+func (l *lanes) recordOutage(a attempt, o outcome, unanswered bool, now clock.Instant) {
+	own := &l.lanes[a.class]
+	own.unanswered = unanswered
+	own.outages++
+	if a.class == NewToken {
+		l.outages++
+		if l.outages == outagesToTrouble {
+			l.allowance, l.allowedAt = 0, now
+		}
+		if o == fault {
+			own.outages = 0
+		}
+	}
+	switch {
+	case own.closed && a.order > own.closedAt: // the probe's
+		own.nextProbe = now.Add(probeInterval)
+	case !own.closed && l.isDown(a.class, now):
+		own.close(l.begun, now)
+	}
+}
+
+// isDown reports whether to close the lane.
+func (l *lanes) isDown(class Class, now clock.Instant) bool {
+	down := l.lanes[class].outages >= outagesToTrouble
+	if class == KnownToken {
+		return down
+	}
+	return down && !l.isProven(now) ||
+		l.isNarrow() && !(l.answered && !now.Reached(l.lastAnswer.Add(answerIsProof)))
+}
+
+// close closes the lane, which so many attempts entered before.
+func (own *lane) close(begun uint64, now clock.Instant) {
+	own.closed, own.closedAt, own.nextProbe = true, begun, now.Add(probeInterval)
+}
+
+// isProven reports whether an answer to a known token shows that the server is
+// there.
+func (l *lanes) isProven(now clock.Instant) bool {
+	return l.knownAnswered && !l.lanes[KnownToken].closed && !now.Reached(l.lastKnown.Add(knownIsProof))
+}
+
+// recordWait takes note that the server asked to wait. A shorter wait, told to
+// another lookup, does not undo a longer one.
+func (l *lanes) recordWait(a attempt, f *failure.Error, now clock.Instant) {
+	until := now.Add(min(f.Wait, httpcache.MaxRetryAfter))
+	if !l.isWaiting(now) {
+		l.wait = wait{asked: true, until: until, nextProbe: now.Add(firstWaitProbe)}
+	} else if until.Reached(l.wait.until) {
+		l.wait.until = until
+	}
+	l.wait.askedAt = l.begun
+	l.wait.unanswered = a.class == KnownToken && f.Unanswered
+}
