@@ -8,6 +8,7 @@ import (
 
 	"github.com/phantom-token/phantom/internal/cache"
 	"github.com/phantom-token/phantom/internal/clock"
+	"github.com/phantom-token/phantom/internal/flight"
 	"github.com/phantom-token/phantom/internal/introspection"
 )
 
@@ -17,13 +18,20 @@ import (
 type memory struct {
 	clock       clock.Clock
 	tokens      *cache.Cache[*Token]
-	secret      [sha256.Size]byte // of the keys
-	maxTTL      time.Duration     // of a verified token
-	negativeTTL time.Duration     // of the authorization server's word "inactive"
+	questions   *flight.Questions[digest] // the lookups under way
+	secret      [sha256.Size]byte         // of the keys
+	maxTTL      time.Duration             // of a verified token
+	negativeTTL time.Duration             // of a lasting refusal, the server's or ours
 }
 
 func newMemory(c *config) *memory {
-	m := &memory{clock: clock.New(), maxTTL: c.maxTTL, negativeTTL: c.negativeTTL}
+	now := clock.New()
+	m := &memory{
+		clock:       now,
+		questions:   flight.NewQuestions[digest](now, c.maxTTL, c.timeout),
+		maxTTL:      c.maxTTL,
+		negativeTTL: c.negativeTTL,
+	}
 	_, _ = rand.Read(m.secret[:]) // never fails
 	size := c.cacheSize
 	if c.maxTTL == 0 {
@@ -53,9 +61,9 @@ func (m *memory) look(d digest) cache.Finding[*Token] { return m.tokens.Get(d, m
 
 // remember keeps a verified token. Its life counts from askedAt.
 func (m *memory) remember(
-	d digest, g cache.Generation, token *Token, answer *introspection.Answer, askedAt clock.Instant,
+	d digest, q *flight.Question, token *Token, answer *introspection.Answer, askedAt clock.Instant,
 ) {
-	m.tokens.Put(d, g, token, m.life(token, answer, askedAt))
+	m.tokens.Put(d, token, m.life(token, answer, askedAt), q.IsValid)
 }
 
 // life returns how long a token is remembered: until the token or the answer
@@ -71,12 +79,25 @@ func (m *memory) life(token *Token, answer *introspection.Answer, askedAt clock.
 	return cache.NewLife(askedAt, expiry, m.maxTTL, answer.MaxAge)
 }
 
-// rememberInactive keeps the authorization server's word that a token is
-// inactive, in place of what was known before.
-func (m *memory) rememberInactive(d digest, g cache.Generation, askedAt clock.Instant) {
+// rememberRefusal keeps a refusal that will last, in place of what was known
+// before.
+func (m *memory) rememberRefusal(d digest, q *flight.Question, why error, askedAt clock.Instant) {
 	if m.negativeTTL == 0 {
 		m.tokens.Remove(d)
 		return
 	}
-	m.tokens.PutNo(d, g, askedAt.Add(m.negativeTTL))
+	m.tokens.PutNo(d, why, askedAt.Add(m.negativeTTL), q.IsValid)
+}
+
+// forget drops what is known of a token. The answer of a lookup under way is not
+// remembered either.
+func (m *memory) forget(d digest) {
+	m.questions.Forget(d)
+	m.tokens.Remove(d)
+}
+
+// purge is forget for every token.
+func (m *memory) purge() {
+	m.questions.Purge()
+	m.tokens.Purge()
 }

@@ -2,12 +2,12 @@ package phantom
 
 import (
 	"context"
-	"encoding/binary"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/cache"
 	"github.com/phantom-token/phantom/internal/clock"
 	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/flight"
 	"github.com/phantom-token/phantom/internal/gate"
 	"github.com/phantom-token/phantom/internal/introspection"
 	"github.com/phantom-token/phantom/internal/jose"
@@ -23,8 +23,11 @@ import (
 // for 30 s at most.
 //
 // A Middleware calls Introspect at most once at a time for one token, unless
-// the token is forgotten in between. The context ends with [WithTimeout].
-// Introspect must be safe for concurrent use.
+// the token is forgotten in between, or a request comes later than [WithMaxTTL]
+// after the call: the answer would be too old for it. The context ends with
+// [WithTimeout] and carries no value of any request: many may share the answer.
+// What Introspect returns later than that is ignored. Introspect must be safe
+// for concurrent use.
 type Introspector interface {
 	Introspect(ctx context.Context, token string) (*Introspection, error)
 }
@@ -41,8 +44,8 @@ type Introspection struct {
 	Claims []byte
 	// Expiry is the answer's own exp; zero if it has none.
 	Expiry time.Time
-	// MaxAge bounds how long the answer may be kept; negative if the server
-	// did not say, 0 if it may not be kept at all.
+	// MaxAge bounds how long the answer may be kept; 0 if the server did not
+	// say, negative if it may not be kept at all.
 	MaxAge time.Duration
 }
 
@@ -60,7 +63,10 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 		return &introspection.Answer{}, nil
 	}
 	answer := &introspection.Answer{
-		Active: true, JWT: said.JWT, Text: said.Claims, Expiry: said.Expiry, MaxAge: said.MaxAge,
+		Active: true, JWT: said.JWT, Text: said.Claims, Expiry: said.Expiry, MaxAge: max(said.MaxAge, 0),
+	}
+	if said.MaxAge == 0 {
+		answer.MaxAge = -1 // package introspection's word for it
 	}
 	if len(said.Claims) > 0 {
 		if answer.Members, err = jose.ParseObject(said.Claims); err != nil {
@@ -73,23 +79,26 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 // A lookup asks the authorization server about one token, verifies the answer
 // and remembers it.
 type lookup struct {
-	m          *Middleware
-	token      string
-	digest     digest
-	generation cache.Generation
-	wasGood    bool // the token was verified before: its lookup has priority
-	refresh    bool // the entry is still good and renewed ahead of its end
-	askedAt    clock.Instant
+	m        *Middleware
+	token    string
+	digest   digest
+	question *flight.Question
+	class    gate.Class
+	refresh  bool // of an entry that is still good
+	askedAt  clock.Instant
 }
 
-// key names the flight. A Forget or Purge changes it, so that no later lookup
-// joins an older flight.
-func (l *lookup) key() string {
-	return string(binary.BigEndian.AppendUint64(l.digest[:], uint64(l.generation)))
+func (m *Middleware) newLookup(token string, d digest, found cache.Finding[*Token]) *lookup {
+	l := &lookup{m: m, token: token, digest: d, refresh: found.Refresh, question: m.memory.questions.Join(d)}
+	if found.WasGood {
+		l.class = gate.KnownToken
+	}
+	return l
 }
 
-// run is the flight that all requests with the token share.
+// run is the flight that all who want to know of the token share.
 func (l *lookup) run(ctx context.Context) (*Token, error) {
+	defer l.m.memory.questions.End(l.digest, l.question)
 	if tok, err := l.answeredMeanwhile(); tok != nil || err != nil {
 		return tok, err
 	}
@@ -101,19 +110,19 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 	if err != nil {
 		return nil, l.rememberFailure(err)
 	}
-	l.m.memory.remember(l.digest, l.generation, tok, answer, l.askedAt)
+	l.m.memory.remember(l.digest, l.question, tok, answer, l.askedAt)
 	return tok, nil
 }
 
-// answeredMeanwhile returns the result of an earlier flight that ended after
-// this lookup's first look into the memory.
+// answeredMeanwhile finds the answer of an earlier flight that ended after the
+// caller looked into the memory.
 func (l *lookup) answeredMeanwhile() (*Token, error) {
 	if l.refresh {
 		return nil, nil
 	}
 	switch found := l.m.memory.look(l.digest); found.State {
 	case cache.No:
-		return nil, failure.New(failure.Inactive, "")
+		return nil, found.Why
 	case cache.Fresh:
 		return found.Value, nil
 	default:
@@ -121,15 +130,18 @@ func (l *lookup) answeredMeanwhile() (*Token, error) {
 	}
 }
 
-// ask asks the authorization server once the gate permits it.
+// ask asks the authorization server, once the gate permits.
 func (l *lookup) ask(ctx context.Context) (answer *introspection.Answer, err error) {
-	class := gate.NewToken
-	if l.wasGood {
-		class = gate.KnownToken
-	}
-	err = l.m.authority.gate.Do(ctx, class, func(ctx context.Context) (err error) {
-		l.askedAt = l.m.memory.clock.Now()
+	err = l.m.authority.gate.Do(ctx, l.class, func(ctx context.Context) (err error) {
+		l.askedAt = l.m.memory.questions.Put(l.question)
 		answer, err = l.m.authority.ask(ctx, l.token)
+		if !l.m.memory.questions.InTime(l.question) {
+			// A hook was deaf to its context, or the machine slept: the answer may
+			// be older than anybody waits for.
+			f := failure.Because(failure.Unavailable, "timeout", context.DeadlineExceeded)
+			f.Unanswered = true
+			return f
+		}
 		return err
 	})
 	if err == nil && !answer.Active {
@@ -147,12 +159,13 @@ func (l *lookup) verify(ctx context.Context, answer *introspection.Answer) (*Tok
 	return newToken(l.m, l.digest, key, answer.JWT, set, answer.Text), nil
 }
 
-// rememberFailure remembers the server's word "inactive". Any other verdict
-// drops what was remembered; the absence of one changes nothing.
+// rememberFailure remembers a refusal that will last: the server's word
+// "inactive" above all. Any other verdict removes what was known before. The
+// absence of a verdict changes nothing.
 func (l *lookup) rememberFailure(err error) error {
 	switch f := failure.From(err, failure.Internal, ""); {
-	case f.Class == failure.Inactive:
-		l.m.memory.rememberInactive(l.digest, l.generation, l.askedAt)
+	case f.Lasting || f.Class == failure.Inactive:
+		l.m.memory.rememberRefusal(l.digest, l.question, f, l.askedAt)
 	case f.IsVerdict():
 		l.m.memory.tokens.Remove(l.digest)
 	}

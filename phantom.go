@@ -274,26 +274,22 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	found := m.memory.look(d)
 	switch {
 	case found.State == cache.No:
-		return nil, true, failure.New(failure.Inactive, "")
+		return nil, true, found.Why
 	case found.State == cache.Fresh && !found.Refresh:
 		return found.Value, true, nil
 	}
-	l := &lookup{
-		m:          m,
-		token:      token,
-		digest:     d,
-		generation: m.memory.tokens.Generation(d),
-		wasGood:    found.WasGood,
-		refresh:    found.Refresh,
-	}
-	if l.refresh {
-		m.flights.Start(ctx, l.key(), l.run)
-		return found.Value, true, nil
-	}
-	if err := ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil && found.State != cache.Fresh {
 		return nil, false, failure.Because(failure.Unavailable, "caller left", err)
 	}
-	tok, err = m.flights.Do(ctx, l.key(), l.run)
+	l := m.newLookup(token, d, found)
+	if l.refresh {
+		m.flights.Start(l.question.Key(), l.run)
+		return found.Value, true, nil
+	}
+	tok, err = m.flights.Do(ctx, l.question.Key(), l.run)
+	if err == flight.ErrTimeout { //nolint:errorlint // it comes as it is
+		err = m.memory.questions.Timeout(l.question)
+	}
 	if err != nil && found.State == cache.Stale {
 		if stale := m.bridge(ctx, d, err); stale != nil {
 			return stale, true, nil
@@ -306,7 +302,7 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 // lookup met an outage. It returns nil if the error is no outage, the caller
 // has left, or the server has called the token inactive since.
 func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token {
-	if ctx.Err() != nil || !failure.From(outage, failure.Internal, "").IsOutage() {
+	if ctx.Err() != nil || !failure.From(outage, failure.Internal, "").Unanswered {
 		return nil
 	}
 	found := m.memory.look(d)
@@ -319,10 +315,10 @@ func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token 
 // Forget drops what m remembers about an opaque token. It is for logout and
 // revocation webhooks. The result of a lookup under way is not remembered
 // either.
-func (m *Middleware) Forget(token string) { m.memory.tokens.Forget(m.memory.digest(token)) }
+func (m *Middleware) Forget(token string) { m.memory.forget(m.memory.digest(token)) }
 
 // Purge is Forget for every token.
-func (m *Middleware) Purge() { m.memory.tokens.Purge() }
+func (m *Middleware) Purge() { m.memory.purge() }
 
 // Warm fetches the metadata and the key set in advance, unless the options make
 // that needless, so that the first request does not wait. Calling it is

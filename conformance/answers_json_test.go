@@ -44,7 +44,7 @@ func TestJSONAnswerBringsTheJWT(t *testing.T) {
 // Catalogue: A81.
 func TestJSONAnswerWithoutJWTIsRefused(t *testing.T) {
 	jwt := mint("ES256", claims(nil))
-	runAnswers(t, []answerCase{
+	runLasting(t, []answerCase{
 		{"no JWT", withMembers(map[string]any{"phantom_token": nil}), code502A},
 		{"JWT in a member that we do not know", withMembers(map[string]any{"phantom_token": nil, "token": jwt, "access_token": jwt}), code502A},
 		{"JWT one level down", withMembers(map[string]any{"phantom_token": nil, "ext": map[string]any{"phantom_token": jwt}}), code502A},
@@ -74,7 +74,7 @@ func TestActiveIsABoolean(t *testing.T) {
 //
 // Catalogue: A85.
 func TestMemberNameIsComparedExactly(t *testing.T) {
-	runAnswers(t, []answerCase{
+	runLasting(t, []answerCase{
 		{"kelvin sign", rawJSON(`{"active":true,"phantom_to` + "\u212a" + `en":"JWT"}`), code502A},
 		{"escaped kelvin sign", rawJSON(`{"active":true,"phantom_to\u212aen":"JWT"}`), code502A},
 		{"in other letters", rawJSON(`{"active":true,"Phantom_Token":"JWT"}`), code502A},

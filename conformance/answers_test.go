@@ -81,6 +81,14 @@ func runAnswers(t *testing.T, cases []answerCase) {
 	}
 }
 
+// runLasting tries each answer. Each is remembered, good or not.
+func runLasting(t *testing.T, cases []answerCase) {
+	t.Helper()
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) { thrice(t, tc.answer, tc.want, true) })
+	}
+}
+
 // The request to the endpoint carries the token and our credentials, and
 // nothing of the client's request.
 //
@@ -300,18 +308,19 @@ func TestConfiguredMemberHoldsTheJWT(t *testing.T) {
 	jwt := mint("ES256", claims(nil))
 	member := phantom.WithJSONResponse("internal_jwt")
 	for _, tc := range []struct {
-		name   string
-		answer http.HandlerFunc
-		want   string
+		name       string
+		answer     http.HandlerFunc
+		want       string
+		remembered bool
 	}{
-		{"the member", answerJSON(answerOf(jwt, map[string]any{"phantom_token": nil, "internal_jwt": jwt})), codeOK},             // A80
-		{"the others are ordinary members", answerJSON(answerOf("junk", map[string]any{"internal_jwt": jwt, "jwt": 7})), codeOK}, // A80
-		{"bare JWT", reply(200, jwt, asJWT), codeOK},                 // A80
-		{"another member", answerJSON(answerOf(jwt, nil)), code502A}, // A81
-		{"no content is no JSON answer", reply(204, ""), code502A},   // A77
-		{"inactive", answerJSON(`{"active":false}`), code401T},       // A78
+		{"the member", answerJSON(answerOf(jwt, map[string]any{"phantom_token": nil, "internal_jwt": jwt})), codeOK, true},             // A80
+		{"the others are ordinary members", answerJSON(answerOf("junk", map[string]any{"internal_jwt": jwt, "jwt": 7})), codeOK, true}, // A80
+		{"bare JWT", reply(200, jwt, asJWT), codeOK, true},                                                                             // A80
+		{"another member", answerJSON(answerOf(jwt, nil)), code502A, true},                                                             // A81, Y8
+		{"no content is no JSON answer", reply(204, ""), code502A, false},                                                              // A77
+		{"inactive", answerJSON(`{"active":false}`), code401T, true},                                                                   // A78
 	} {
-		t.Run(tc.name, func(t *testing.T) { thrice(t, tc.answer, tc.want, tc.want != code502A, member) })
+		t.Run(tc.name, func(t *testing.T) { thrice(t, tc.answer, tc.want, tc.remembered, member) })
 	}
 }
 

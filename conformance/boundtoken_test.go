@@ -124,7 +124,7 @@ func TestTokenBoundByTheAnswerIsRefused(t *testing.T) {
 					phantom.WithIssuer(issuer), phantom.WithAudience(audience),
 					phantom.WithKeySet(phantom.StaticKeys(keyFor("ES256").Public())),
 					phantom.WithIntrospector(askHook(func(context.Context, string) (*phantom.Introspection, error) {
-						return &phantom.Introspection{Active: true, JWT: jwt, Claims: []byte("{" + bound + "}"), MaxAge: -1}, nil
+						return &phantom.Introspection{Active: true, JWT: jwt, Claims: []byte("{" + bound + "}")}, nil
 					}))))
 				if got := as.twice(m, "Bearer "+as.secret("opaque-token")); got != want {
 					t.Errorf("Introspector: %s, want %s", got, tc.want)

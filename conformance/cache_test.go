@@ -1,6 +1,7 @@
 package conformance_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -161,7 +162,7 @@ func TestCacheLifetimeIsTheEarliestBound(t *testing.T) {
 						a.Expiry = time.Unix(time.Now().Unix()+int64(test.answer.answerExp), 0)
 					}
 					if test.answer.maxAge != none {
-						a.MaxAge = test.answer.maxAge * time.Second
+						a.MaxAge = cmp.Or(test.answer.maxAge*time.Second, -1)
 					}
 					return a, nil
 				}}

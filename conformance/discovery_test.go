@@ -514,7 +514,7 @@ func TestExplicitEndpointsWin(t *testing.T) {
 		options := as.withKeys(phantom.StaticKeys(p256Key().Public()))
 		m := must(phantom.New(options[0], options[1], options[3], phantom.WithIntrospector(introspectFunc(
 			func(context.Context, string) (*phantom.Introspection, error) {
-				return &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil)), MaxAge: -1}, nil
+				return &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil))}, nil
 			}))))
 		if err := m.Warm(t.Context()); err != nil {
 			t.Error(err)

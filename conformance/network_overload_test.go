@@ -211,7 +211,7 @@ func TestHTTPAnswerIsNeverRetried(t *testing.T) {
 	for _, tc := range []struct {
 		status, want int
 	}{
-		{503, 503}, {500, 503}, {502, 503}, {429, 503}, {400, 502}, {408, 502}, {425, 502},
+		{503, 503}, {500, 503}, {502, 503}, {429, 503}, {400, 502}, {404, 502}, {408, 503}, {425, 503},
 	} {
 		t.Run(fmt.Sprintf("status %d", tc.status), func(t *testing.T) {
 			leaveNothing(t)

@@ -65,7 +65,7 @@ func (o *oracle) middleware(tb testing.TB, extra ...phantom.Option) *phantom.Mid
 func unsigned(changes map[string]any) *phantom.Introspection {
 	header, payload := `{"alg":"ES256","typ":"at+jwt"}`, must(json.Marshal(claims(changes)))
 	jwt := b64([]byte(header)) + "." + b64(payload) + "." + b64(make([]byte, 64))
-	return &phantom.Introspection{Active: true, JWT: jwt, MaxAge: -1}
+	return &phantom.Introspection{Active: true, JWT: jwt}
 }
 
 // says makes an oracle's answers: the jti tells the lookup that it came from.
@@ -73,7 +73,7 @@ func says(id int64) (*phantom.Introspection, error) {
 	return unsigned(map[string]any{"jti": fmt.Sprint(id)}), nil
 }
 
-var inactive = &phantom.Introspection{MaxAge: -1}
+var inactive = &phantom.Introspection{}
 
 // idOf verifies the token and returns the ID of its JWT, or what kind of error
 // came instead.

@@ -312,7 +312,7 @@ func TestJitterSpreadsLookups(t *testing.T) {
 					mu.Lock()
 					asked[int(time.Since(second)/time.Second)]++
 					mu.Unlock()
-					return &phantom.Introspection{Active: true, JWT: jwt, MaxAge: -1}, nil
+					return &phantom.Introspection{Active: true, JWT: jwt}, nil
 				}}
 				m := must(phantom.New(append(tc.extra,
 					phantom.WithIssuer(issuer), phantom.WithAudience(audience),

@@ -33,8 +33,18 @@ func TestStaleIfErrorIsBounded(t *testing.T) {
 		{"bounded by exp", 70 * time.Second, 0, reply(500, ""), []phantom.Option{stale}, 70 * time.Second, 70 * time.Second, code503A},
 		{"bounded by the answer's exp", 300 * time.Second, 70 * time.Second, reply(500, ""), []phantom.Option{stale}, 70 * time.Second, 70 * time.Second, code503A},
 		{"a connection that fails", 300 * time.Second, 0, nil, []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},
-		{"an hour, bounded by exp", 300 * time.Second, 0, reply(429, ""), []phantom.Option{phantom.WithStaleIfError(time.Hour)}, 300 * time.Second, 300 * time.Second, code503A},
-		{"an unusable answer is no outage", 300 * time.Second, 0, reply(404, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},
+		{"an hour, bounded by exp", 300 * time.Second, 0, reply(503, ""), []phantom.Option{phantom.WithStaleIfError(time.Hour)}, 300 * time.Second, 300 * time.Second, code503A},
+		{"not found, as during a redeploy", 300 * time.Second, 0, reply(404, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},                   // X9
+		{"method not allowed", 300 * time.Second, 0, reply(405, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},                                // X9
+		{"request time-out", 300 * time.Second, 0, reply(408, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},                                  // X9
+		{"a router's page", 300 * time.Second, 0, reply(200, "<html>", "Content-Type: text/html"), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},  // X9
+		{"a redirect", 300 * time.Second, 0, reply(302, "", "Location: /login"), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},                    // X9
+		{"bad request", 300 * time.Second, 0, reply(400, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},                                       // X9
+		{"our credentials refused", 300 * time.Second, 0, reply(401, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},                           // X9
+		{"forbidden", 300 * time.Second, 0, reply(403, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},                                         // X9
+		{"too many requests", 300 * time.Second, 0, reply(429, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code503A},                                 // X8
+		{"too many requests, with a wait", 300 * time.Second, 0, reply(429, "", "Retry-After: 30"), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code503A}, // X8
+		{"not implemented", 300 * time.Second, 0, reply(501, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code503A},                                   // X8
 		{"off", 300 * time.Second, 0, reply(500, ""), nil, 52 * time.Second, 60 * time.Second, code503A},
 		{"zero", 300 * time.Second, 0, reply(500, ""), []phantom.Option{phantom.WithStaleIfError(0)}, 52 * time.Second, 60 * time.Second, code503A},
 	} {

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,21 +127,32 @@ func jwkSet() jose.JSONWebKeySet {
 	return set
 }
 
-// jwtInContext is the context key of the JWT that the next lookup answers.
-type jwtInContext struct{}
-
-type introspector struct{}
-
-func (introspector) Introspect(ctx context.Context, _ string) (*phantom.Introspection, error) {
-	return &phantom.Introspection{Active: true, JWT: ctx.Value(jwtInContext{}).(string), MaxAge: -1}, nil
+// An introspector answers each opaque token with a JWT of its own.
+type introspector struct {
+	jwts sync.Map
+	last atomic.Int64
 }
 
-// middleware returns a Middleware that judges the JWT in a request's context.
+// tokenOf returns a new opaque token for the JWT.
+func (i *introspector) tokenOf(jwt string) string {
+	token := fmt.Sprint("opaque-", i.last.Add(1))
+	i.jwts.Store(token, jwt)
+	return token
+}
+
+func (i *introspector) Introspect(_ context.Context, token string) (*phantom.Introspection, error) {
+	jwt, _ := i.jwts.LoadAndDelete(token)
+	return &phantom.Introspection{Active: true, JWT: jwt.(string)}, nil
+}
+
+var swap introspector
+
+// middleware returns a Middleware that judges the JWT behind a token of swap.
 func middleware(tb testing.TB, options ...phantom.Option) *phantom.Middleware {
 	tb.Helper()
 	m, err := phantom.New(append([]phantom.Option{
 		phantom.WithIssuer(issuer), phantom.WithAudience(audience),
-		phantom.WithIntrospector(introspector{}), phantom.WithCacheSize(0),
+		phantom.WithIntrospector(&swap), phantom.WithCacheSize(0),
 	}, options...)...)
 	if err != nil {
 		tb.Fatal(err)
@@ -149,20 +161,20 @@ func middleware(tb testing.TB, options ...phantom.Option) *phantom.Middleware {
 }
 
 func verify(ctx context.Context, m *phantom.Middleware, jwt string) (*phantom.Token, error) {
-	return m.Verify(context.WithValue(ctx, jwtInContext{}, jwt), "opaque")
+	return m.Verify(ctx, swap.tokenOf(jwt))
 }
 
 // get sends a request whose token is swapped for jwt, and returns the status
 // and the two fields that go with it.
 func get(m *phantom.Middleware, jwt string) (status int, challenge, retryAfter string) {
 	r := httptest.NewRequest(http.MethodGet, audience, nil)
-	r.Header.Set("Authorization", "Bearer opaque")
+	r.Header.Set("Authorization", "Bearer "+swap.tokenOf(jwt))
 	rec := httptest.NewRecorder()
 	m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer "+jwt {
 			w.WriteHeader(http.StatusTeapot)
 		}
-	})).ServeHTTP(rec, r.WithContext(context.WithValue(r.Context(), jwtInContext{}, jwt)))
+	})).ServeHTTP(rec, r)
 	return rec.Code, rec.Header().Get("WWW-Authenticate"), rec.Header().Get("Retry-After")
 }
 

@@ -42,16 +42,12 @@ type Cache[V any] struct {
 	shards []shard[V]
 	values quota
 	nos    quota
-	// generations count the calls of Forget, by a part of the key. purges
-	// counts those of Purge.
-	generations [1024]atomic.Uint32
-	purges      atomic.Uint32
 }
 
 type shard[V any] struct {
 	mu     sync.Mutex
 	values *simplelru.LRU[Key, entry[V]]
-	nos    *simplelru.LRU[Key, clock.Instant]
+	nos    *simplelru.LRU[Key, no]
 	_      [64]byte // keeps the locks of two shards off one cache line
 }
 
@@ -61,6 +57,12 @@ type entry[V any] struct {
 	fresh     clock.Instant // serves until then
 	refreshAt int64         // due for refresh from this monotonic time on
 	expiry    clock.Instant // never served from then on
+}
+
+// A no is the reason why there is no value.
+type no struct {
+	why   error
+	until clock.Instant
 }
 
 // A quota bounds the entries of all shards together. If each shard had its own
@@ -86,7 +88,7 @@ func New[V any](config Config[V]) *Cache[V] {
 		// Only the quota evicts, so that its count is right. NewLRU fails only
 		// for sizes below 1.
 		c.shards[i].values, _ = simplelru.NewLRU[Key, entry[V]](math.MaxInt, nil)
-		c.shards[i].nos, _ = simplelru.NewLRU[Key, clock.Instant](math.MaxInt, nil)
+		c.shards[i].nos, _ = simplelru.NewLRU[Key, no](math.MaxInt, nil)
 	}
 	return c
 }
@@ -96,19 +98,6 @@ func (c *Cache[V]) shard(k Key) *shard[V] { return &c.shards[c.index(k)] }
 // index relies on the number of shards being a power of two.
 func (c *Cache[V]) index(k Key) int {
 	return int(binary.LittleEndian.Uint32(k[:])) & (len(c.shards) - 1)
-}
-
-// A Generation of a key lasts from one call of Forget or Purge to the next.
-// What was learnt in one generation is not remembered in another.
-type Generation uint64
-
-// Generation returns the key's present generation.
-func (c *Cache[V]) Generation(k Key) Generation {
-	return Generation(uint64(c.purges.Load())<<32 | uint64(c.stripe(k).Load()))
-}
-
-func (c *Cache[V]) stripe(k Key) *atomic.Uint32 {
-	return &c.generations[binary.LittleEndian.Uint32(k[4:])%uint32(len(c.generations))]
 }
 
 // A State is what a Cache knows of a key.
@@ -126,8 +115,9 @@ const (
 type Finding[V any] struct {
 	Value   V
 	State   State
-	Refresh bool // Fresh, and this caller is the one to refresh the entry
-	WasGood bool // there is or was a value
+	Why     error // the reason of a No
+	Refresh bool  // Fresh, and this caller is the one to refresh the entry
+	WasGood bool  // there is or was a value
 }
 
 // Get looks the key up.
@@ -154,9 +144,9 @@ func (c *Cache[V]) Get(k Key, now clock.Instant) Finding[V] {
 		}
 		s.values.Add(k, entry[V]{tombstone: true, expiry: e.expiry})
 	}
-	if until, ok := s.nos.Get(k); ok {
-		if !now.Reached(until) {
-			return Finding[V]{State: No}
+	if n, ok := s.nos.Get(k); ok {
+		if !now.Reached(n.until) {
+			return Finding[V]{State: No, Why: n.why}
 		}
 		s.nos.Remove(k)
 		c.nos.count.Add(-1)
@@ -178,25 +168,25 @@ func NewLife(asked clock.Instant, expiry time.Time, bounds ...time.Duration) Lif
 	return Life{asked: asked, ttl: min(left, slices.Min(bounds)), expiry: left}
 }
 
-// Put remembers a value that was asked for in the given generation. If the
-// value's life is over, Put forgets the key instead: what was remembered before
-// is older than what may not be kept.
-func (c *Cache[V]) Put(k Key, g Generation, value V, life Life) {
+// Put remembers a value, if isValid still says so under the lock under which
+// [Cache.Remove] works. If the value's life is over, Put forgets the key instead:
+// what was remembered before is older than what may not be kept.
+func (c *Cache[V]) Put(k Key, value V, life Life, isValid func() bool) {
 	if c.shards == nil || life.ttl <= 0 {
 		c.Remove(k)
 		return
 	}
-	if c.put(k, g, value, life) {
+	if c.put(k, value, life, isValid) {
 		evict(c, &c.values, k, func(s *shard[V]) *simplelru.LRU[Key, entry[V]] { return s.values })
 	}
 }
 
-func (c *Cache[V]) put(k Key, g Generation, value V, life Life) (stored bool) {
+func (c *Cache[V]) put(k Key, value V, life Life, isValid func() bool) (stored bool) {
 	e := entry[V]{value: value, refreshAt: math.MaxInt64, expiry: life.asked.Add(life.expiry)}
 	s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if g != c.Generation(k) {
+	if !isValid() {
 		return false
 	}
 	before, found := s.values.Peek(k)
@@ -222,31 +212,31 @@ func (c *Cache[V]) put(k Key, g Generation, value V, life Life) (stored bool) {
 	return true
 }
 
-// PutNo forgets the key's value. It remembers "no" in its place, if that was
-// learnt in the given generation and this is still the present one.
-func (c *Cache[V]) PutNo(k Key, g Generation, until clock.Instant) {
+// PutNo forgets the key's value. It remembers "no" in its place, if isValid still
+// says so, as for [Cache.Put].
+func (c *Cache[V]) PutNo(k Key, why error, until clock.Instant, isValid func() bool) {
 	if c.shards == nil {
 		return
 	}
-	if c.putNo(k, g, until) {
-		evict(c, &c.nos, k, func(s *shard[V]) *simplelru.LRU[Key, clock.Instant] { return s.nos })
+	if c.putNo(k, no{why, until}, isValid) {
+		evict(c, &c.nos, k, func(s *shard[V]) *simplelru.LRU[Key, no] { return s.nos })
 	}
 }
 
-func (c *Cache[V]) putNo(k Key, g Generation, until clock.Instant) (stored bool) {
+func (c *Cache[V]) putNo(k Key, n no, isValid func() bool) (stored bool) {
 	s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.values.Remove(k) {
 		c.values.count.Add(-1)
 	}
-	if g != c.Generation(k) {
+	if !isValid() {
 		return false
 	}
 	if !s.nos.Contains(k) {
 		c.nos.count.Add(1)
 	}
-	s.nos.Add(k, until)
+	s.nos.Add(k, n)
 	return true
 }
 
@@ -281,15 +271,8 @@ func (c *Cache[V]) Remove(k Key) {
 	}
 }
 
-// Forget is Remove, and starts a new generation of the key.
-func (c *Cache[V]) Forget(k Key) {
-	c.stripe(k).Add(1)
-	c.Remove(k)
-}
-
-// Purge is Forget for every key.
+// Purge is Remove for every key.
 func (c *Cache[V]) Purge() {
-	c.purges.Add(1)
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()

@@ -17,6 +17,8 @@ type value struct{ retired bool }
 
 var key = cache.Key{1}
 
+func valid() bool { return true }
+
 func newCache(config cache.Config[*value]) *cache.Cache[*value] {
 	config.Size, config.Retired = 10, func(v *value) bool { return v.retired }
 	return cache.New(config)
@@ -74,7 +76,7 @@ func TestEntriesEndOnEitherClock(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newCache(cache.Config[*value]{Stale: test.stale})
 			tok := &value{}
-			c.Put(key, c.Generation(key), tok, life(start, 300))
+			c.Put(key, tok, life(start, 300), valid)
 			for _, look := range test.looks {
 				found := c.Get(key, look.now)
 				got := map[cache.State]string{cache.Fresh: "token", cache.Stale: "stale", cache.No: "no"}[found.State]
@@ -98,7 +100,7 @@ func TestEntriesEndOnEitherClock(t *testing.T) {
 	} {
 		t.Run("inactive: "+name, func(t *testing.T) {
 			c := newCache(cache.Config[*value]{})
-			c.PutNo(key, c.Generation(key), start.Add(5*time.Second))
+			c.PutNo(key, nil, start.Add(5*time.Second), valid)
 			if found := c.Get(key, test.now); (found.State == cache.No) != test.want || found.Value != nil {
 				t.Errorf("%+v", found)
 			}
@@ -127,7 +129,7 @@ func TestALifeIsTakenOnBothClocks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCache(cache.Config[*value]{})
-			c.Put(key, c.Generation(key), &value{}, life(start, test.expiry))
+			c.Put(key, &value{}, life(start, test.expiry), valid)
 			if found := c.Get(key, test.now); (found.Value != nil) != test.served {
 				t.Errorf("%+v", found)
 			}
@@ -144,7 +146,7 @@ func plusWall(i clock.Instant, d int64) clock.Instant {
 func TestOneHitRefreshesAnEntry(t *testing.T) {
 	start := clock.Instant{Wall: 1_700_000_000 * second, Mono: 1000 * second}
 	c := newCache(cache.Config[*value]{RefreshAhead: 0.5})
-	add := func() { c.Put(key, c.Generation(key), &value{}, life(start, 300)) }
+	add := func() { c.Put(key, &value{}, life(start, 300), valid) }
 	due := func(mono int64) bool {
 		found := c.Get(key, clock.Instant{Wall: start.Wall + mono, Mono: start.Mono + mono})
 		if found.Value == nil {

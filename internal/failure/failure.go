@@ -39,6 +39,9 @@ type Error struct {
 
 	// WaitAll: the server asked for the Wait on behalf of all tokens.
 	WaitAll bool
+	// Lasting: the next answer about this token will be no other, as far as one
+	// can tell. It may be remembered like the word "inactive".
+	Lasting bool
 	// Faulted: the server itself answered that it failed, by a status such as
 	// 500. That may be the token's doing.
 	Faulted bool

@@ -133,7 +133,9 @@ func (g *Gate) check(class Class) error {
 	defer g.mu.Unlock()
 	now := g.clock.Now()
 	if f := g.lanes.refusal(class, now); f != nil {
-		g.lanes.countRefusal(class, now)
+		return f
+	}
+	if f := g.lanes.squeeze(class, now); f != nil {
 		return f
 	}
 	return nil
@@ -199,7 +201,6 @@ func (g *Gate) begin(ctx context.Context, class Class, scout bool) (attempt, err
 	defer g.mu.Unlock()
 	now := g.clock.Now()
 	if f := g.lanes.refusal(class, now); f != nil {
-		g.lanes.countRefusal(class, now)
 		g.queue.leave(class, scout)
 		return attempt{}, f
 	}

@@ -14,10 +14,8 @@ const (
 	probeInterval    = time.Second
 	knownIsProof     = 5 * time.Second // for so long after an answer to a known token
 
-	narrowRate      = 95.0 // lookups a second
-	narrowBurst     = 20.0
 	answerIsProof   = 10 * time.Second
-	firstWaitProbe  = 750 * time.Millisecond // after the server asked to wait
+	refusedAtOnce   = 20                     // by the narrow lane, before that counts as most
 	knownProbesLead = 500 * time.Millisecond // before new ones
 )
 
@@ -39,9 +37,8 @@ type lanes struct {
 
 	// Of new tokens, since the last answer to either class.
 	outages         int
-	passed, refused int     // while the lane was narrow
-	allowance       float64 // lookups that may pass now
-	allowedAt       clock.Instant
+	passed, refused int // while the lane was narrow
+	narrow          narrow
 
 	answered      bool // ever
 	lastAnswer    clock.Instant
@@ -89,33 +86,34 @@ func (l *lanes) refusal(class Class, now clock.Instant) *failure.Error {
 		f := failure.New(failure.Unavailable, "breaker open")
 		f.Unanswered = class == KnownToken && own.unanswered
 		return f
-	case class == NewToken && !own.closed && l.isNarrow() && l.allowanceAt(now) < 1:
-		return failure.New(failure.Unavailable, "breaker half open")
 	}
 	return nil
 }
 
-// countRefusal takes note of a new token that was kept out. If the narrow lane
-// keeps most of them out, it closes.
-func (l *lanes) countRefusal(class Class, now clock.Instant) {
-	own := &l.lanes[NewToken]
-	if class != NewToken || !l.isNarrow() || own.closed {
-		return
+// squeeze says why a new token does not get through the narrow lane; nil if it
+// does. If most do not, the lane closes.
+func (l *lanes) squeeze(class Class, now clock.Instant) *failure.Error {
+	if class != NewToken {
+		return nil
 	}
-	if l.refused++; l.refused > 2*l.passed+narrowBurst {
+	l.narrow.arrive(now)
+	own := &l.lanes[NewToken]
+	if own.closed || !l.isNarrow() {
+		return nil
+	}
+	if l.narrow.lets() {
+		l.passed++
+		return nil
+	}
+	if l.refused++; l.refused > 2*l.passed+refusedAtOnce {
 		own.close(l.begun, now)
 	}
+	return failure.New(failure.Unavailable, "breaker half open")
 }
 
 func (l *lanes) isWaiting(now clock.Instant) bool { return l.wait.asked && !now.Reached(l.wait.until) }
 
 func (l *lanes) isNarrow() bool { return l.outages >= outagesToTrouble }
-
-// allowanceAt returns how many lookups of new tokens the narrow lane lets pass.
-func (l *lanes) allowanceAt(now clock.Instant) float64 {
-	passed := time.Duration(now.Mono - l.allowedAt.Mono)
-	return min(l.allowance+narrowRate*passed.Seconds(), narrowBurst)
-}
 
 // begin takes note of an attempt, which refusal permitted, and numbers it.
 func (l *lanes) begin(class Class, now clock.Instant) (order uint64) {
@@ -125,12 +123,8 @@ func (l *lanes) begin(class Class, now clock.Instant) (order uint64) {
 			l.wait.nextProbe = l.wait.nextProbe.Add(knownProbesLead) // not two a second
 		}
 	}
-	switch own := &l.lanes[class]; {
-	case own.closed:
+	if own := &l.lanes[class]; own.closed {
 		own.nextProbe = now.Add(l.timeout + probeInterval) // also if it never ends
-	case class == NewToken && l.isNarrow():
-		l.allowance, l.allowedAt = l.allowanceAt(now)-1, now
-		l.passed++
 	}
 	l.begun++
 	return l.begun
@@ -177,7 +171,7 @@ func (l *lanes) recordOutage(a attempt, o outcome, unanswered bool, now clock.In
 	if a.class == NewToken {
 		l.outages++
 		if l.outages == outagesToTrouble {
-			l.allowance, l.allowedAt = 0, now
+			l.narrow.allowed = 0
 		}
 		if o == fault {
 			own.outages = 0
@@ -217,7 +211,7 @@ func (l *lanes) isProven(now clock.Instant) bool {
 func (l *lanes) recordWait(a attempt, f *failure.Error, now clock.Instant) {
 	until := now.Add(min(f.Wait, httpcache.MaxRetryAfter))
 	if !l.isWaiting(now) {
-		l.wait = wait{asked: true, until: until, nextProbe: now.Add(firstWaitProbe)}
+		l.wait = wait{asked: true, until: until, nextProbe: now.Add(probeInterval)}
 	} else if until.Reached(l.wait.until) {
 		l.wait.until = until
 	}

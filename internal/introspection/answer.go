@@ -33,8 +33,8 @@ func protocolFault(detail string) error { return failure.New(failure.Protocol, d
 func (c *Client) read(resp *http.Response) (*Answer, error) {
 	body, err := upstream.ReadBody(resp, maxAnswerSize)
 	switch status := resp.StatusCode; {
-	case status == http.StatusTooManyRequests, status >= 500:
-		return nil, overloaded(resp)
+	case isOutage(status):
+		return nil, outage(resp)
 	case err != nil:
 		return nil, err
 	case status == http.StatusOK:
@@ -45,11 +45,11 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 	}
 	types := resp.Header.Values("Content-Type")
 	if len(types) != 1 {
-		return nil, protocolFault("Content-Type missing or repeated")
+		return nil, notOfRFC7662("Content-Type missing or repeated")
 	}
 	mediaType, _, err := mime.ParseMediaType(types[0])
 	if err != nil {
-		return nil, protocolFault("Content-Type malformed")
+		return nil, notOfRFC7662("Content-Type malformed")
 	}
 	maxAge := httpcache.Freshness(resp.Header, c.Strict)
 	switch mediaType {
@@ -63,49 +63,66 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 	case "application/token-introspection+jwt":
 		return nil, protocolFault("an RFC 9701 answer, which is no access token")
 	}
-	return nil, protocolFault("neither " + typeJWT + " nor " + typeJSON)
+	return nil, notOfRFC7662("neither " + typeJWT + " nor " + typeJSON)
 }
 
-// overloaded is the outage that a status 429 or 5xx reports, with any body.
-func overloaded(resp *http.Response) error {
-	f := failure.New(failure.Unavailable, fmt.Sprintf("status %d", resp.StatusCode))
-	f.Wait, f.WaitAll = httpcache.RetryAfter(resp.Header, time.Now())
+// notOfRFC7662 is the failure of what a router may answer in place of the server.
+func notOfRFC7662(detail string) error {
+	f := failure.New(failure.Protocol, detail)
 	f.Unanswered = true
+	return f
+}
+
+// isOutage reports whether a status alone says that there is no answer, with any
+// body. 408, 421 and 425 say so of the request, not of the token.
+func isOutage(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusTooEarly:
+		return true
+	}
+	return status >= 500
+}
+
+// outage is the failure of such a status.
+func outage(resp *http.Response) error {
+	f := failure.New(failure.Unavailable, fmt.Sprintf("status %d", resp.StatusCode))
+	wait, asked := httpcache.RetryAfter(resp.Header, time.Now())
+	f.Wait, f.Unanswered = wait, true
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests:
-		f.Unanswered = false // it will not say, on purpose
+		f.WaitAll, f.Unanswered = asked, false // it does not want to say
 	case http.StatusServiceUnavailable:
-	case http.StatusNotImplemented:
-		f.Unanswered, f.Faulted, f.WaitAll = false, true, false
+		f.WaitAll = asked
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
-		f.WaitAll = false // that is about one request
+	case http.StatusNotImplemented:
+		f.Faulted, f.Unanswered = true, false // it never will
 	default:
-		f.Faulted, f.WaitAll = true, false
+		f.Faulted = true
 	}
 	return f
 }
 
-// refusedStatus classifies a status that comes with no answer about the token.
-// One error code is a verdict all the same: unsupported_token_type says that
-// the server does not introspect this kind of token, which is as good as
-// inactive.
+// refusedStatus classifies a status that brings no answer of RFC 7662. Two of
+// them are verdicts all the same: a server may say "inactive" with a status of
+// its own, and one that does not introspect this kind of token might as well.
 func refusedStatus(status int, body []byte) error {
-	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return refusedCredentials(status)
-	case http.StatusBadRequest:
-		members, err := jose.ParseObject(body)
-		if err != nil {
-			break
-		}
-		switch code, _ := members.Get("error").Text(); code {
-		case "unsupported_token_type":
-			return failure.New(failure.Inactive, "unsupported_token_type")
-		case "invalid_client", "unauthorized_client":
-			return refusedCredentials(status)
-		}
+	members, err := jose.ParseObject(body)
+	isObject := err == nil && status >= 400
+	if active, ok := members.Get("active").Bool(); isObject && ok && !active {
+		return failure.New(failure.Inactive, fmt.Sprintf("status %d", status))
 	}
-	return protocolFault(fmt.Sprintf("status %d", status))
+	code, _ := members.Get("error").Text()
+	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return refusedCredentials(status)
+	case isObject && (code == "invalid_client" || code == "unauthorized_client"):
+		return refusedCredentials(status)
+	case isObject && status == http.StatusBadRequest && code == "unsupported_token_type":
+		return failure.New(failure.Inactive, "unsupported_token_type")
+	}
+	f := failure.New(failure.Protocol, fmt.Sprintf("status %d", status))
+	f.Unanswered = status != http.StatusBadRequest // the router's, while the server is redeployed
+	return f
 }
 
 func refusedCredentials(status int) error {
@@ -167,7 +184,9 @@ func (c *Client) member(members jose.Object) (string, error) {
 		if err := claims.CheckUse(members); err != nil {
 			return "", err // a verdict comes before a fault in the set-up
 		}
-		return "", protocolFault("active, but no JWT: the authorization server is not set up to give one")
+		f := failure.New(failure.Protocol, "active, but no JWT: the authorization server is not set up to give one")
+		f.Lasting = true
+		return "", f
 	}
 	return found, nil
 }

@@ -65,7 +65,7 @@ func (d *document[T]) get(ctx context.Context) (*snapshot[T], error) {
 		return d.flights.Do(ctx, "", d.refresh(s))
 	}
 	if now.Reached(s.fresh) && d.mayAttempt(now) {
-		d.flights.Start(ctx, "", d.refresh(s))
+		d.flights.Start("", d.refresh(s))
 	}
 	return s, nil
 }

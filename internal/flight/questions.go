@@ -1,0 +1,134 @@
+package flight
+
+import (
+	"context"
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/clock"
+	"github.com/phantom-token/phantom/internal/failure"
+)
+
+// Questions are those that are under way, at most one of them current for each
+// subject. An answer counts only for a question that is still valid when it comes
+// in, and only for those who wanted to know before the question was too old: so
+// what it says is never older than it may be.
+type Questions[S comparable] struct {
+	clock    clock.Clock
+	lifetime time.Duration // who comes later after it was put asks anew
+	timeout  time.Duration // an answer that takes longer does not count
+
+	mu      sync.Mutex
+	last    uint64
+	current map[S]*Question
+}
+
+// A Question is under way about one subject.
+type Question struct {
+	id      uint64
+	began   clock.Instant
+	put     clock.Instant // to the server
+	isPut   bool
+	invalid atomic.Bool
+}
+
+// NewQuestions returns no questions. Whoever comes later than the lifetime after
+// a question was put must ask another one. An answer that takes longer than the
+// timeout does not count.
+func NewQuestions[S comparable](c clock.Clock, lifetime, timeout time.Duration) *Questions[S] {
+	return &Questions[S]{clock: c, lifetime: lifetime, timeout: timeout, current: map[S]*Question{}}
+}
+
+// Join returns the current question about the subject, or a new one.
+func (q *Questions[S]) Join(subject S) *Question {
+	now := q.clock.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if current := q.current[subject]; current != nil {
+		tooOld := current.isPut && isAfter(now, current.put.Add(q.lifetime))
+		if !tooOld && !now.Reached(current.began.Add(q.timeout)) {
+			return current
+		}
+		current.invalid.Store(true)
+	}
+	q.last++
+	question := &Question{id: q.last, began: now}
+	q.current[subject] = question
+	return question
+}
+
+// isAfter reports whether now is later than the deadline on either clock: who
+// comes at the very moment comes in time.
+func isAfter(now, deadline clock.Instant) bool {
+	return now.Wall > deadline.Wall || now.Mono > deadline.Mono
+}
+
+// Put takes note that the question is put to the server, and returns when.
+func (q *Questions[S]) Put(question *Question) clock.Instant {
+	now := q.clock.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	question.put, question.isPut = now, true
+	return now
+}
+
+// InTime reports whether an answer that is there now came in time.
+func (q *Questions[S]) InTime(question *Question) bool {
+	now := q.clock.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return question.isPut && !isAfter(now, question.put.Add(q.timeout))
+}
+
+// Timeout says why there was no answer within the time of the flight: the
+// question was not put, or not answered.
+func (q *Questions[S]) Timeout(question *Question) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !question.isPut {
+		return failure.Because(failure.Unavailable, "no place in time", context.DeadlineExceeded)
+	}
+	f := failure.Because(failure.Unavailable, "timeout", context.DeadlineExceeded)
+	f.Unanswered = !isAfter(question.put, question.began.Add(q.timeout/2)) // it had time
+	return f
+}
+
+// End takes note that the question is answered or given up. Whoever joined it a
+// moment ago and is late may ask it again, but Forget would not know of that: the
+// answer is not remembered.
+func (q *Questions[S]) End(subject S, question *Question) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	question.invalid.Store(true)
+	if q.current[subject] == question {
+		delete(q.current, subject)
+	}
+}
+
+// Forget makes the current question about the subject invalid.
+func (q *Questions[S]) Forget(subject S) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if current := q.current[subject]; current != nil {
+		current.invalid.Store(true)
+		delete(q.current, subject)
+	}
+}
+
+// Purge makes all questions invalid.
+func (q *Questions[S]) Purge() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, current := range q.current {
+		current.invalid.Store(true)
+	}
+	clear(q.current)
+}
+
+// IsValid reports whether the answer may be remembered.
+func (q *Question) IsValid() bool { return !q.invalid.Load() }
+
+// Key names the question in a [Group].
+func (q *Question) Key() string { return string(binary.BigEndian.AppendUint64(nil, q.id)) }
