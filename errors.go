@@ -165,15 +165,21 @@ var kinds = [...]kind{
 	},
 }
 
-// class returns the class of e's Reason. An unknown Reason comes from a
-// requirement and is a refusal like any other.
-func (e *Error) class() failure.Class {
+// classOf returns the class that has the reason.
+func classOf(reason Reason) (failure.Class, bool) {
 	for class, k := range kinds {
-		if k.reason == e.Reason && k.status != 0 {
-			return failure.Class(class)
+		if k.reason == reason && k.status != 0 {
+			return failure.Class(class), true
 		}
 	}
-	return failure.Insufficient
+	return failure.Insufficient, false
+}
+
+// class returns the class of e's Reason. One that is none of ours comes from a
+// requirement, as a refusal like any other.
+func (e *Error) class() failure.Class {
+	class, _ := classOf(e.Reason)
+	return class
 }
 
 // kind returns what follows from e's class, Status and Code.
@@ -244,12 +250,16 @@ func insufficientScope(scopes []string) *Error {
 
 // translate makes a failure from a hook's error. An [*Error] keeps its kind and
 // becomes the cause. An error that wraps one of the Err variables gets the kind
-// of that one. Any other gets the fallback class. The text of a foreign error
-// is dropped, because it could contain anything.
+// of that one. Any other gets the fallback class, and so does an Error whose
+// Reason says nothing. The text of a foreign error is dropped, because it could
+// contain anything.
 func translate(err error, fallback failure.Class, detail string) *failure.Error {
 	var e *Error
-	if errors.As(err, &e) && e != nil {
-		return carried(e)
+	if errors.As(err, &e) {
+		if e == nil {
+			return failure.New(fallback, detail)
+		}
+		return carried(e, fallback)
 	}
 	for _, class := range []failure.Class{
 		failure.NoCredentials, failure.Malformed, failure.Inactive,
@@ -262,8 +272,14 @@ func translate(err error, fallback failure.Class, detail string) *failure.Error 
 	return failure.New(fallback, detail)
 }
 
-// carried makes a failure of an Error that a hook returned.
-func carried(e *Error) *failure.Error {
+// carried makes a failure of an Error that a hook returned. A Reason that is none
+// of ours is a word of a requirement's own, and without meaning elsewhere.
+func carried(e *Error, fallback failure.Class) *failure.Error {
+	if _, ok := classOf(e.Reason); !ok && (e.Reason == "" || fallback != failure.Insufficient) {
+		own := *e
+		own.Reason = kinds[fallback].reason
+		e = &own
+	}
 	f := failure.Because(e.class(), e.Detail, e)
 	if !f.IsVerdict() && e.StatusCode() < http.StatusInternalServerError {
 		f.Class = failure.Refused // its Status makes it a verdict

@@ -43,11 +43,11 @@ func (l *eventLog) admitted(ctx context.Context, tok *Token, hit bool) {
 	l.logger.LogAttrs(ctx, slog.LevelDebug, "phantom: ok", attrs...)
 }
 
-// rejected logs a rejection. A 5xx has one line per logPause for each reason
-// and detail.
+// rejected logs a rejection. What an operator has to mend has one line per
+// logPause for each reason and detail.
 func (l *eventLog) rejected(ctx context.Context, e *Error) {
 	k := e.kind()
-	if k.status >= 500 && !l.mayLog(string(e.Reason)+e.Detail, logPause) {
+	if k.level >= slog.LevelWarn && !l.mayLog(string(e.Reason)+e.Detail, logPause) {
 		return
 	}
 	l.write(ctx, k.level, "phantom: request rejected", e, slog.Int("status", k.status))

@@ -277,9 +277,9 @@ func WithRequirements(requirements ...Requirement) Option {
 
 // WithLogger sets where the Middleware logs. Default: nowhere. Requests that
 // pass or bring no token are logged at DEBUG, the client's faults at INFO,
-// everything an operator must know at WARN and ERROR. A 5xx has one line in
-// 10 s for each cause. A JWT that a check refuses has a line at ERROR each
-// time. No line holds a token, a JWT or a secret.
+// everything an operator must know at WARN and ERROR. A 5xx, and a JWT that a
+// check refuses, has one line in 10 s for each cause. No line holds a token, a
+// JWT or a secret.
 func WithLogger(logger *slog.Logger) Option {
 	return with("WithLogger", func(c *config) { c.logger = logger })
 }

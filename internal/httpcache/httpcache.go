@@ -5,6 +5,7 @@ package httpcache
 import (
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,14 +13,19 @@ import (
 
 // Freshness reads from Cache-Control and Age how long an answer may be kept
 // (RFC 9111 sections 4.2 and 5.2.2). The result is negative if the answer does
-// not say. An answer whose max-age or Age cannot be read is not kept at all.
+// not say. An answer whose max-age or Age cannot be read is not kept at all, and
+// neither is one with a quoted-string that does not end: it may hide a max-age.
 //
 // Most servers send no-store or no-cache by habit, and RFC 7662 section 4
 // leaves caching to the resource server. Unless strict, an answer with one of
 // them therefore does not say, even if it has a max-age too.
 func Freshness(h http.Header, strict bool) time.Duration {
 	maxAge := time.Duration(-1)
-	for name, value := range directives(h.Values("Cache-Control")) {
+	fields := h.Values("Cache-Control")
+	if slices.ContainsFunc(fields, isOpen) {
+		return 0
+	}
+	for name, value := range directives(fields) {
 		switch name {
 		case "no-store", "no-cache":
 			if strict {
@@ -46,6 +52,20 @@ func Freshness(h http.Header, strict bool) time.Duration {
 		maxAge = max(maxAge-age, 0)
 	}
 	return maxAge
+}
+
+// isOpen reports whether a quoted-string in the field does not end.
+func isOpen(field string) bool {
+	quoted := false
+	for i := 0; i < len(field); i++ {
+		switch {
+		case field[i] == '"':
+			quoted = !quoted
+		case field[i] == '\\' && quoted:
+			i++
+		}
+	}
+	return quoted
 }
 
 // directives yields the directives of Cache-Control fields in order, their

@@ -43,6 +43,13 @@ func FuzzFreshness(f *testing.F) {
 		if again := http.Header(h.Clone()); httpcache.Freshness(again, true) != strict {
 			t.Errorf("%q: not the same twice", h)
 		}
+		open := false // a quoted-string that one line begins, another might end
+		for _, line := range h["Cache-Control"] {
+			open = open || strings.Count(line, `"`)%2 != 0 || strings.Contains(line, `\`)
+		}
+		if open {
+			return
+		}
 		upper := http.Header{"Cache-Control": {strings.ToUpper(strings.Join(h["Cache-Control"], ","))}, "Age": h["Age"]}
 		if isASCII(control) && httpcache.Freshness(upper, true) != strict {
 			t.Errorf("%q: case or the number of fields matters", h)
@@ -85,6 +92,27 @@ func FuzzFreshness(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What cannot be read counts as 0: it may hide something.
+func TestUnreadableFreshnessIsNone(t *testing.T) {
+	for _, test := range []struct {
+		fields []string
+		want   time.Duration
+	}{
+		{[]string{`x="`, "max-age=5"}, 0},
+		{[]string{"max-age=5", `x="`}, 0},
+		{[]string{`x="a`, `max-age=5, y="b`}, 0},
+		{[]string{`x="a\"`, "max-age=5"}, 0},
+		{[]string{`x="a", max-age=5`}, 5 * time.Second},
+		{[]string{`x="a\""`, "max-age=5"}, 5 * time.Second},
+		{[]string{`x="a, max-age=9"`}, -1},
+		{[]string{`no-store, x="`}, 0},
+	} {
+		if got := httpcache.Freshness(http.Header{"Cache-Control": test.fields}, false); got != test.want {
+			t.Errorf("%q: %v, want %v", test.fields, got, test.want)
+		}
+	}
 }
 
 func isASCII(s string) bool {
