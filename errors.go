@@ -257,7 +257,7 @@ func translate(err error, fallback failure.Class, detail string) *failure.Error 
 	var e *Error
 	if errors.As(err, &e) {
 		if e == nil {
-			return failure.New(fallback, detail)
+			return failure.New(failure.Internal, "a hook returned a nil *Error")
 		}
 		return carried(e, fallback)
 	}

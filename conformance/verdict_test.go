@@ -216,7 +216,7 @@ func TestVagueErrorsOfAnIntrospectorAreOutages(t *testing.T) {
 		{"a Reason that we do not know", &phantom.Error{Reason: "backend"}, code503A},
 		{"wrapped", fmt.Errorf("x: %w", &phantom.Error{}), code503A},
 		{"a plain error", errors.New("backend down"), code503A},
-		{"a typed nil", (*phantom.Error)(nil), code503A},
+		{"a typed nil", (*phantom.Error)(nil), code500I},
 		{"a joined error", errors.Join(errors.New("a"), errors.New("b")), code503A},
 		{"unavailable", fmt.Errorf("x: %w", phantom.ErrUnavailable), code503A},
 		{"upstream", fmt.Errorf("x: %w", phantom.ErrUpstream), code502A},
