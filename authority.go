@@ -77,6 +77,12 @@ func (a *authority) useIntrospection(c *config, up *upstream.Client, metadata *i
 // useKeys chooses the keys: the caller's KeySet or the set that the issuer
 // publishes.
 func (a *authority) useKeys(c *config, published issuer.Config, metadata *issuer.Metadata) {
+	if own, ok := c.keySet.(ownKeys); ok {
+		a.verifySignature = func(_ context.Context, _ string, msg *jose.Message) (*issuer.Key, error) {
+			return own.verify(msg)
+		}
+		return
+	}
 	if c.keySet != nil {
 		a.verifySignature = func(ctx context.Context, jwt string, msg *jose.Message) (*issuer.Key, error) {
 			return nil, verifyWith(ctx, c.keySet, jwt, msg)

@@ -91,7 +91,7 @@ type kind struct {
 	status   int
 	sentinel error
 	code     string // RFC 6750 section 3.1
-	text     string // for clients, in the body and as error_description
+	text     string // for clients: the body, and error_description of invalid_request
 	level    slog.Level
 }
 
@@ -229,10 +229,9 @@ const defaultRetryAfter = time.Second
 // rejection makes a new Error from what stopped a request. Apart from
 // insufficientScope, it is the only maker of Errors in this package.
 func rejection(err error) *Error {
-	f := failure.From(err, failure.Internal, "")
-	var foreign *Error
-	if errors.As(f.Cause, &foreign) {
-		own := *foreign
+	f := failure.Of(err)
+	if carried, ok := f.Carried.(*Error); ok { //nolint:errorlint // only translate sets it
+		own := *carried
 		return &own
 	}
 	k := kinds[f.Class]
@@ -248,47 +247,46 @@ func insufficientScope(scopes []string) *Error {
 	return &Error{Reason: ReasonScope, Scopes: scopes}
 }
 
-// translate makes a failure from a hook's error. An [*Error] keeps its kind and
-// becomes the cause. An error that wraps one of the Err variables gets the kind
-// of that one. Any other gets the fallback class, and so does an Error whose
-// Reason says nothing. The text of a foreign error is dropped, because it could
+// translate makes a failure from a hook's error. An [*Error] keeps its kind and is
+// carried along, as a copy: the hook may use its own again. An error that wraps
+// one of the Err variables gets the kind of that one, and any other the fallback
+// class; so does an Error whose Reason is none of ours, unless it is a
+// requirement's own word. The text of a foreign error is dropped, because it could
 // contain anything.
 func translate(err error, fallback failure.Class, detail string) *failure.Error {
 	var e *Error
-	if errors.As(err, &e) {
-		if e == nil {
-			return failure.New(failure.Internal, "a hook returned a nil *Error")
-		}
-		return carried(e, fallback)
+	switch {
+	case !errors.As(err, &e):
+		return failure.New(sentinelClass(err, fallback), detail)
+	case e == nil:
+		return failure.New(failure.Internal, "a hook returned a nil *Error")
 	}
+	own := *e
+	if _, ok := classOf(e.Reason); !ok && (e.Reason == "" || fallback != failure.Insufficient) {
+		own.Reason = kinds[sentinelClass(e.Err, fallback)].reason
+	}
+	f := &failure.Error{Class: own.class(), Detail: own.Detail, Carried: &own}
+	if !f.IsVerdict() && own.StatusCode() < http.StatusInternalServerError {
+		f.Class = failure.Refused // its Status makes it a verdict
+	}
+	// Every 503 has some RetryAfter. Only a longer one was asked for.
+	if own.RetryAfter > defaultRetryAfter {
+		f.Wait, f.WaitAll = own.RetryAfter, true
+	}
+	return f
+}
+
+// sentinelClass returns the class whose Err variable err wraps.
+func sentinelClass(err error, fallback failure.Class) failure.Class {
 	for _, class := range []failure.Class{
 		failure.NoCredentials, failure.Malformed, failure.Inactive,
 		failure.Insufficient, failure.Protocol, failure.Unavailable,
 	} {
 		if errors.Is(err, kinds[class].sentinel) {
-			return failure.New(class, detail)
+			return class
 		}
 	}
-	return failure.New(fallback, detail)
-}
-
-// carried makes a failure of an Error that a hook returned. A Reason that is none
-// of ours is a word of a requirement's own, and without meaning elsewhere.
-func carried(e *Error, fallback failure.Class) *failure.Error {
-	if _, ok := classOf(e.Reason); !ok && (e.Reason == "" || fallback != failure.Insufficient) {
-		own := *e
-		own.Reason = kinds[fallback].reason
-		e = &own
-	}
-	f := failure.Because(e.class(), e.Detail, e)
-	if !f.IsVerdict() && e.StatusCode() < http.StatusInternalServerError {
-		f.Class = failure.Refused // its Status makes it a verdict
-	}
-	// Every 503 has some RetryAfter. Only a longer one was asked for.
-	if e.RetryAfter > defaultRetryAfter {
-		f.Wait, f.WaitAll = e.RetryAfter, true
-	}
-	return f
+	return fallback
 }
 
 // A ConfigError is one mistake in the options given to [New]. New joins all of

@@ -60,10 +60,10 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 	case said == nil:
 		return nil, failure.New(failure.Protocol, "no answer of the Introspector")
 	case !said.Active:
-		return &introspection.Answer{}, nil
+		return nil, failure.New(failure.Inactive, "")
 	}
 	answer := &introspection.Answer{
-		Active: true, JWT: said.JWT, Text: said.Claims, Expiry: said.Expiry, MaxAge: max(said.MaxAge, 0),
+		JWT: said.JWT, Text: said.Claims, Expiry: said.Expiry, MaxAge: max(said.MaxAge, 0),
 	}
 	if said.MaxAge == 0 {
 		answer.MaxAge = -1 // package introspection's word for it
@@ -144,9 +144,6 @@ func (l *lookup) ask(ctx context.Context) (answer *introspection.Answer, err err
 		}
 		return err
 	})
-	if err == nil && !answer.Active {
-		err = failure.New(failure.Inactive, "")
-	}
 	return answer, err
 }
 
@@ -163,7 +160,7 @@ func (l *lookup) verify(ctx context.Context, answer *introspection.Answer) (*Tok
 // "inactive" above all. Any other verdict removes what was known before. The
 // absence of a verdict changes nothing.
 func (l *lookup) rememberFailure(err error) error {
-	switch f := failure.From(err, failure.Internal, ""); {
+	switch f := failure.Of(err); {
 	case f.Lasting || f.Class == failure.Inactive:
 		l.m.memory.rememberRefusal(l.digest, l.question, f, l.askedAt)
 	case f.IsVerdict():

@@ -58,6 +58,14 @@ type staticKeys struct {
 
 func (s *staticKeys) unfit(*config) string { return s.invalid }
 
+// verify makes a staticKeys ownKeys.
+func (s *staticKeys) verify(msg *jose.Message) (*issuer.Key, error) { return s.keys.Verify(msg) }
+
+// ownKeys is a KeySet of this package, which need not parse a JWT again.
+type ownKeys interface {
+	verify(msg *jose.Message) (*issuer.Key, error)
+}
+
 // VerifySignature implements [KeySet].
 func (s *staticKeys) VerifySignature(_ context.Context, jwt string) ([]byte, error) {
 	msg, err := jose.Parse(jwt)
@@ -75,7 +83,6 @@ func (s *staticKeys) VerifySignature(_ context.Context, jwt string) ([]byte, err
 func verifyWith(ctx context.Context, keys KeySet, jwt string, msg *jose.Message) error {
 	payload, err := keys.VerifySignature(ctx, jwt)
 	var failed net.Error
-	var ours *Error
 	switch {
 	case err == nil:
 	case errors.Is(err, ErrUnavailable), errors.Is(err, context.Canceled),
@@ -83,8 +90,6 @@ func verifyWith(ctx context.Context, keys KeySet, jwt string, msg *jose.Message)
 		return failure.New(failure.NoKeys, "key set")
 	case errors.Is(err, ErrUpstream):
 		return failure.New(failure.Protocol, "key set")
-	case errors.As(err, &ours) && ours.Reason == ReasonJWTRejected:
-		return failure.New(failure.Refused, ours.Detail)
 	default:
 		return failure.New(failure.Refused, "signature")
 	}

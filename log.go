@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/issuer"
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
@@ -65,7 +66,7 @@ func (l *eventLog) stale(ctx context.Context, outage error) {
 // renewed and that the previous one stays in use.
 func (l *eventLog) notRenewed(document string, f *failure.Error) {
 	level := slog.LevelWarn
-	if document == "metadata" && f.Class == failure.Protocol {
+	if document == issuer.MetadataDocument && f.Class == failure.Protocol {
 		level = slog.LevelError // it will not pass by itself, and may be an attack
 	}
 	if l.mayLog(document, logPause) {

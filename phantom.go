@@ -60,9 +60,14 @@ func New(opts ...Option) (*Middleware, error) {
 // Handler returns a handler that requires a token and hands requests on to next
 // with the token's JWT in Authorization and the [Token] in the context. The
 // request that next gets is a shallow copy with a header map of its own.
+//
+// The token is verified when the request comes. A handler that goes on for long,
+// with a websocket or an event stream, lives past the token's expiry and past a
+// revocation: end it at [Token.Expiry], or ask [Middleware.Verify] again.
+//
 // Handler panics if m is nil or zero or next is nil.
 func (m *Middleware) Handler(next http.Handler) http.Handler {
-	return m.protect(next, (*Middleware).required, nil)
+	return m.protect(next, m.required, nil)
 }
 
 // Optional returns a handler that also lets anonymous requests pass. A request
@@ -73,7 +78,7 @@ func (m *Middleware) Handler(next http.Handler) http.Handler {
 // an extractor looks at other fields, the caller must name those in Vary.
 // Optional panics as Handler does.
 func (m *Middleware) Optional(next http.Handler) http.Handler {
-	protected := m.protect(next, (*Middleware).optional, nil)
+	protected := m.protect(next, m.optional, nil)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add("Vary", "Authorization")
 		protected.ServeHTTP(w, r)
@@ -99,12 +104,12 @@ func (m *Middleware) Require(requirements ...Requirement) func(http.Handler) htt
 			panic("phantom: Require: nil Requirement")
 		}
 	}
-	return func(next http.Handler) http.Handler { return m.protect(next, (*Middleware).required, requirements) }
+	return func(next http.Handler) http.Handler { return m.protect(next, m.required, requirements) }
 }
 
 // An identifier finds the token that a request brings and verifies it. hit
 // reports that the result is a remembered one.
-type identifier func(m *Middleware, r *http.Request) (tok *Token, hit bool, err error)
+type identifier func(r *http.Request) (tok *Token, hit bool, err error)
 
 // protect is the only place that calls next.
 func (m *Middleware) protect(next http.Handler, identify identifier, requirements []Requirement) http.Handler {
@@ -132,7 +137,7 @@ func (m *Middleware) admit(
 ) (admitted *http.Request, err error) {
 	decided := false
 	defer failure.Recover(&decided, &err)
-	tok, hit, err := identify(m, r)
+	tok, hit, err := identify(r)
 	if err == nil && tok != nil {
 		err = m.permits(tok, requirements)
 	}
@@ -192,7 +197,7 @@ func (m *Middleware) carriesOnly(r *http.Request, tok *Token) bool {
 
 // isAbsent reports whether the error says that a request has no token.
 func isAbsent(err error) bool {
-	return failure.From(err, failure.Internal, "").Class == failure.NoCredentials
+	return failure.Of(err).Class == failure.NoCredentials
 }
 
 // optional returns no token for a request that has no Authorization field at
@@ -260,7 +265,7 @@ func (m *Middleware) token(r *http.Request) (string, error) {
 	case err != nil:
 		return "", translate(err, failure.Malformed, "token extractor")
 	case token == "":
-		return "", httpauth.ErrNoField
+		return "", httpauth.ErrNoToken
 	}
 	return token, nil
 }
@@ -302,7 +307,7 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 // lookup met an outage. It returns nil if the error is no outage, the caller
 // has left, or the server has called the token inactive since.
 func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token {
-	if ctx.Err() != nil || !failure.From(outage, failure.Internal, "").Unanswered {
+	if ctx.Err() != nil || !failure.Of(outage).Unanswered {
 		return nil
 	}
 	found := m.memory.look(d)

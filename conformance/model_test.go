@@ -101,6 +101,12 @@ type modelToken struct {
 	forgetAt      time.Time // the latest Forget of all
 }
 
+func (t *modelToken) revoke() {
+	if !t.revoked {
+		t.revoked, t.revokedAt = true, time.Now()
+	}
+}
+
 // A modelKey is a signing key of the server.
 type modelKey struct {
 	id        string
@@ -261,14 +267,14 @@ func (w *model) administer() {
 		token := w.tokens[i]
 		switch n := r.IntN(100); {
 		case n < 6:
-			token.revoked, token.revokedAt = true, time.Now()
+			token.revoke()
 			w.mu.Unlock()
 			w.forget(token)
 			w.mu.Lock()
 		case n < 10:
-			token.revoked, token.revokedAt = true, time.Now()
+			token.revoke()
 		case n < 13: // a mistake of the server's is put right
-			token.revoked = false
+			token.revoked, token.revokedAt = false, time.Time{}
 		case n < 45:
 			w.old = append(w.old, token)
 			w.tokens[i] = w.issue()

@@ -36,6 +36,8 @@ type Error struct {
 	Detail string        // names the rule or the check that failed
 	Wait   time.Duration // how long the server asked us to wait; 0: it did not
 	Cause  error         // safe to show; may be nil
+	// Carried is the rejection that a hook returned ready-made; nil as a rule.
+	Carried error
 
 	// WaitAll: the server asked for the Wait on behalf of all tokens.
 	WaitAll bool
@@ -68,6 +70,9 @@ func From(err error, fallback Class, detail string) *Error {
 	}
 	return New(fallback, detail)
 }
+
+// Of is From for errors that are failures unless this module has a fault.
+func Of(err error) *Error { return From(err, Internal, "") }
 
 // IsVerdict reports whether e is a verdict on the request or its token.
 func (e *Error) IsVerdict() bool { return e.Class <= Insufficient }

@@ -39,6 +39,7 @@ func IsAuthorization(name string) bool { return strings.EqualFold(name, "Authori
 // field can be anonymous.
 var (
 	ErrNoField   = failure.New(failure.NoCredentials, "no Authorization field")
+	ErrNoToken   = failure.New(failure.NoCredentials, "no token")
 	ErrNotBearer = failure.New(failure.NoCredentials, "not the Bearer scheme")
 )
 
@@ -77,7 +78,7 @@ func BearerToken(h http.Header) (string, error) {
 // (RFC 6750 section 2.1) of at most 8 KiB as malformed.
 func CheckToken(token string) error {
 	if token == "" {
-		return ErrNoField
+		return ErrNoToken
 	}
 	if len(token) > maxTokenSize {
 		return malformed("token too long")

@@ -14,16 +14,18 @@ import (
 	"github.com/phantom-token/phantom/internal/upstream"
 )
 
-// An Answer is what an authorization server says about one token.
+// An Answer is what the authorization server says of an active token.
 type Answer struct {
-	Active bool
-	JWT    string
-	// Members are those of a JSON answer; Text is their JSON without the JWT's.
+	JWT string
+	// Members are those of a JSON answer, without the JWT; Text is their JSON.
 	Members jose.Object
 	Text    []byte
 	Expiry  time.Time     // the answer's own exp; zero if it has none
 	MaxAge  time.Duration // how long it may be kept; negative: not said
 }
+
+// errInactive is the server's word.
+var errInactive = failure.New(failure.Inactive, "")
 
 func protocolFault(detail string) error { return failure.New(failure.Protocol, detail) }
 
@@ -39,7 +41,7 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 		return nil, err
 	case status == http.StatusOK:
 	case status == http.StatusNoContent && c.Member == "" && len(body) == 0:
-		return &Answer{MaxAge: -1}, nil
+		return nil, errInactive
 	default:
 		return nil, refusedStatus(status, body)
 	}
@@ -57,7 +59,7 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 		if line, ok := bytes.CutSuffix(body, []byte("\n")); ok {
 			body = bytes.TrimSuffix(line, []byte("\r"))
 		}
-		return &Answer{Active: true, JWT: string(body), MaxAge: maxAge}, nil
+		return &Answer{JWT: string(body), MaxAge: maxAge}, nil
 	case typeJSON:
 		return c.readJSON(body, maxAge)
 	case "application/token-introspection+jwt":
@@ -142,9 +144,9 @@ func (c *Client) readJSON(body []byte, maxAge time.Duration) (*Answer, error) {
 		return nil, protocolFault("active is missing or no boolean")
 	}
 	if !active {
-		return &Answer{MaxAge: -1}, nil
+		return nil, errInactive
 	}
-	answer := &Answer{Active: true, Members: members, MaxAge: maxAge}
+	answer := &Answer{Members: members, MaxAge: maxAge}
 	if exp := members.Get("exp"); exp.Exists() && !exp.IsNull() {
 		sec, ok := exp.NumericDate()
 		if !ok {
@@ -159,7 +161,8 @@ func (c *Client) readJSON(body []byte, maxAge time.Duration) (*Answer, error) {
 	if answer.JWT, ok = members.Get(name).Text(); !ok {
 		return nil, protocolFault("the JWT member is no string")
 	}
-	answer.Text = members.AppendJSON(nil, name)
+	answer.Members = members.Without(name)
+	answer.Text = answer.Members.AppendJSON(nil)
 	return answer, nil
 }
 

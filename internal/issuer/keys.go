@@ -94,7 +94,7 @@ func NewKeys(c Config, url func(context.Context) (string, error)) *Keys {
 		c.Events.KeysDropped(dropped)
 		return replaceKeys(old, parsed), maxAge, nil
 	}
-	k.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed("key set", f) })
+	k.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed(KeySetDocument, f) })
 	return k
 }
 

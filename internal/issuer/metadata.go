@@ -23,6 +23,12 @@ type Config struct {
 	Events       Events
 }
 
+// The documents of an issuer, as Events name them.
+const (
+	MetadataDocument = "metadata"
+	KeySetDocument   = "key set"
+)
+
 // Events report what an operator must know. None may be nil.
 type Events struct {
 	// NotRenewed is called when a usable document, the "metadata" or the "key
@@ -65,7 +71,7 @@ func NewMetadata(c Config) *Metadata {
 		}
 		return found, maxAge, nil
 	}
-	m.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed("metadata", f) })
+	m.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed(MetadataDocument, f) })
 	return m
 }
 

@@ -94,22 +94,22 @@ func (o Object) All() iter.Seq2[string, Value] {
 	}
 }
 
-// AppendJSON appends the object without the member of the given name to dst.
-// The other members are in order of their names. Their values are as they came,
-// except for white space between tokens. Nothing is escaped without need.
-func (o Object) AppendJSON(dst []byte, without string) []byte {
+// Without returns the object without the member of the given name.
+func (o Object) Without(name string) Object {
+	return Object{slices.DeleteFunc(slices.Clone(o.members), func(m member) bool { return string(m.name) == name })}
+}
+
+// AppendJSON appends the object to dst: its members in order of their names, its
+// values as they came but for white space between tokens. It escapes nothing that
+// need not be escaped.
+func (o Object) AppendJSON(dst []byte) []byte {
 	out := bytes.NewBuffer(append(dst, '{'))
 	names := json.NewEncoder(out)
-	names.SetEscapeHTML(false) // or some bytes take six times their room
-	separate := false
-	for _, m := range o.members {
-		if string(m.name) == without {
-			continue
-		}
-		if separate {
+	names.SetEscapeHTML(false) // or some bytes would take six times their room
+	for i, m := range o.members {
+		if i > 0 {
 			out.WriteByte(',')
 		}
-		separate = true
 		_ = names.Encode(string(m.name)) // a string always encodes
 		out.Truncate(out.Len() - 1)      // the encoder's line break
 		out.WriteByte(':')

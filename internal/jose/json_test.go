@@ -422,7 +422,7 @@ func TestAppendJSON(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := string(o.AppendJSON([]byte("x"), test.without)); got != "x"+test.want {
+		if got := string(o.Without(test.without).AppendJSON([]byte("x"))); got != "x"+test.want {
 			t.Errorf("%s without %q is %s, want x%s", test.in, test.without, got, test.want)
 		}
 	}
