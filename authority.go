@@ -134,7 +134,7 @@ func (a *authority) verifyAnswer(ctx context.Context, answer *introspection.Answ
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := a.rules.CheckAnswer(answer.Members, answer.Expiry, set, now); err != nil {
+	if err := a.rules.CheckAnswer(msg, set, answer.Members, answer.Expiry, now); err != nil {
 		return nil, nil, err
 	}
 	return key, set, nil

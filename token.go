@@ -114,7 +114,9 @@ func (t *Token) IssuedAt() time.Time {
 	return time.Unix(t.issuedAt, 0)
 }
 
-// Scopes returns a copy of the scope claim's tokens.
+// Scopes returns a copy of the scopes in the scope claim, or in scp if the JWT
+// has no scope claim. Either is a string or an array (RFC 9068 section 2.2.3,
+// Okta, Entra).
 func (t *Token) Scopes() []string {
 	scope := t.common.Value().scope
 	if scope == "" {
@@ -123,7 +125,7 @@ func (t *Token) Scopes() []string {
 	return strings.Split(scope, " ")
 }
 
-// HasScope reports whether the scope claim has the given token. It does not
+// HasScope reports whether [Token.Scopes] has the given scope. It does not
 // allocate.
 func (t *Token) HasScope(scope string) bool {
 	if scope == "" {
@@ -142,6 +144,13 @@ func (t *Token) HasScope(scope string) bool {
 // Decode decodes the JWT's verified payload into v as [json.Unmarshal] does,
 // except that a number in an interface value becomes a [json.Number] and keeps
 // all its digits. Each call decodes a copy of its own.
+//
+// encoding/json folds the case of names: a field roles takes the claim "Roles"
+// too. A JWT is therefore refused if two names in one of its objects are equal
+// but for case, or if one of these claims is spelt in another case: the
+// registered claims that phantom checks, scope, scp, roles, groups,
+// entitlements, acr, amr, auth_time, email, may_act and authorization_details.
+// Any other claim may come in a case that you do not expect.
 func (t *Token) Decode(v any) error {
 	_, rest, _ := strings.Cut(t.JWT(), ".")
 	segment, _, _ := strings.Cut(rest, ".")

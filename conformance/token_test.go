@@ -144,7 +144,7 @@ func TestScopesComeAsTextOrArray(t *testing.T) {
 		{"string", "a b", []string{"a", "b"}},
 		{"array", []string{"a", "b"}, []string{"a", "b"}},
 		{"empty elements", []string{"", "a", ""}, []string{"a"}},
-		{"an element that is no name", []string{"a b", "c"}, []string{"c"}},
+		{"an element of two names", []string{"a b", "c"}, []string{"a", "b", "c"}},
 		{"empty array", []string{}, nil},
 		{"empty", "", nil},
 		{"spaces", "   ", nil},

@@ -20,24 +20,24 @@ type Rules struct {
 	Algorithms []string
 }
 
-// A Set holds the claims that the rules read.
+// A Set holds the claims that the rules read, and all claims as they came.
 type Set struct {
 	Subject, ClientID, ID, Scope string
 	Audience                     []string
 	Expiry, IssuedAt             int64 // seconds; IssuedAt is 0 when absent
+	All                          jose.Object
 }
 
 func refused(check string) error { return failure.New(failure.Refused, check) }
 
 // CheckHeader applies the rules that need no key: the configured algorithms and
-// the type of the JWT. Types are compared without case, as media types are (RFC
-// 9068 section 2.1, RFC 7515 section 4.1.9).
+// the type of the JWT.
 func (r *Rules) CheckHeader(msg *jose.Message) error {
 	if !slices.Contains(r.Algorithms, msg.Algorithm) {
 		return refused("alg")
 	}
-	switch strings.ToLower(msg.Type) {
-	case "at+jwt", "application/at+jwt":
+	switch typeOf(msg) {
+	case typeAccessToken:
 		return nil
 	case "jwt":
 		if !r.RFC9068 {
@@ -51,6 +51,14 @@ func (r *Rules) CheckHeader(msg *jose.Message) error {
 	return refused("typ")
 }
 
+const typeAccessToken = "at+jwt"
+
+// typeOf returns the type of a JWT. It is a media type, so its case does not
+// count, and "application/" may stand before it (RFC 7515 section 4.1.9).
+func typeOf(msg *jose.Message) string {
+	return strings.TrimPrefix(strings.ToLower(msg.Type), "application/")
+}
+
 // Check applies the checks of RFC 9068 section 4 and RFC 7519 section 4.1 to
 // the claims of a JWT whose signature is good. The leeway widens each
 // comparison with the clock; RFC 7519 wants it to be no more than a few
@@ -60,7 +68,10 @@ func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 	if name := ambiguous(claims, registered); name != "" {
 		return nil, refused("ambiguous " + name)
 	}
-	set := &Set{}
+	if claims.Ambiguous() {
+		return nil, refused("ambiguous name")
+	}
+	set := &Set{All: claims}
 	if iss, ok := claims.Get("iss").Text(); !ok || iss != r.Issuer {
 		return nil, refused("iss")
 	}
@@ -78,8 +89,8 @@ func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 		name string
 		to   *string
 	}{{"client_id", &set.ClientID}, {"jti", &set.ID}} {
-		v := claims.Get(optional.name)
-		if *optional.to, ok = v.Text(); v.Exists() && !ok || r.RFC9068 && *optional.to == "" {
+		v, given := lookUp(claims, optional.name)
+		if *optional.to, ok = v.Text(); given && !ok || r.RFC9068 && *optional.to == "" {
 			return nil, refused(optional.name)
 		}
 	}
@@ -89,10 +100,10 @@ func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 	if isBound(claims) {
 		return nil, refused("cnf")
 	}
-	if member := otherUse(msg); member != "" {
+	if member := otherUse(claims); member != "" {
 		return nil, refused("not an access token: " + member)
 	}
-	set.Scope = readScope(claims.Get("scope"))
+	set.Scope = readScope(claims)
 	return set, nil
 }
 
@@ -104,13 +115,12 @@ func (r *Rules) checkTimes(claims jose.Object, set *Set, now time.Time) error {
 	if r.Expired(set.Expiry, now) {
 		return refused("exp")
 	}
-	if nbf := claims.Get("nbf"); nbf.Exists() {
+	if nbf, given := lookUp(claims, "nbf"); given {
 		if sec, ok := nbf.NumericDate(); !ok || time.Unix(sec, 0).After(now.Add(r.Leeway)) {
 			return refused("nbf")
 		}
 	}
-	iat := claims.Get("iat")
-	if iat.Exists() {
+	if iat, given := lookUp(claims, "iat"); given {
 		if set.IssuedAt, ok = iat.NumericDate(); !ok || time.Unix(set.IssuedAt, 0).After(now.Add(r.Leeway)) {
 			return refused("iat")
 		}
@@ -134,8 +144,11 @@ func (r *Rules) forUs(audience []string) bool {
 
 // CheckAnswer compares the members of a JSON introspection answer (RFC 7662
 // section 2.2) and its exp with the JWT that came with them. The server may
-// have called a refresh token active, or sent the JWT of another token.
-func (r *Rules) CheckAnswer(members jose.Object, expiry time.Time, set *Set, now time.Time) error {
+// have called a refresh token active, or sent the JWT of another token. A JWT
+// with a nonce is an ID token unless the JWT or the answer says otherwise.
+func (r *Rules) CheckAnswer(
+	msg *jose.Message, set *Set, members jose.Object, expiry, now time.Time,
+) error {
 	// Without leeway: the server has just called the token active.
 	if !expiry.IsZero() && !now.Before(expiry) {
 		return refused("introspection exp")
@@ -143,12 +156,19 @@ func (r *Rules) CheckAnswer(members jose.Object, expiry time.Time, set *Set, now
 	if name := ambiguous(members, registeredInAnswers); name != "" {
 		return failure.New(failure.Protocol, "introspection claims: ambiguous "+name)
 	}
+	if members.Ambiguous() {
+		return failure.New(failure.Protocol, "introspection claims: ambiguous name")
+	}
 	if err := CheckUse(members); err != nil {
 		return err
 	}
+	if _, given := lookUp(msg.Claims, "nonce"); given && typeOf(msg) != typeAccessToken &&
+		!saysAccessToken(msg.Claims) && !saysAccessToken(members) {
+		return refused("not an access token: nonce")
+	}
 	for _, same := range []struct{ name, ours string }{{"sub", set.Subject}, {"client_id", set.ClientID}} {
-		v := members.Get(same.name)
-		if !v.Exists() || v.IsNull() || same.ours == "" {
+		v, given := lookUp(members, same.name)
+		if !given || same.ours == "" {
 			continue
 		}
 		if text, ok := v.Text(); !ok || text != same.ours {

@@ -7,10 +7,12 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// registered are the claims to which this package gives a meaning.
+// registered are the claims to which this package gives a meaning, and those by
+// which handlers decide what a user may do.
 var registered = []string{
-	"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "scope", "cnf", "act",
+	"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "scope", "scp", "cnf", "act",
 	"token_use", "token_usage", "token_type",
+	"roles", "groups", "entitlements", "acr", "amr", "auth_time", "email", "may_act", "authorization_details",
 }
 
 var registeredInAnswers = append(slices.Clip(registered), "active")
@@ -29,6 +31,12 @@ func ambiguous(members jose.Object, names []string) string {
 	return ""
 }
 
+// lookUp returns a member that may be missing. A null is as good as none.
+func lookUp(members jose.Object, name string) (v jose.Value, given bool) {
+	v = members.Get(name)
+	return v, v.Exists() && !v.IsNull()
+}
+
 // readAudience reads a string or an array of strings, without empty ones. An
 // absent claim is an empty audience. ok is false for anything else.
 func readAudience(v jose.Value) (audience []string, ok bool) {
@@ -45,15 +53,20 @@ func readAudience(v jose.Value) (audience []string, ok bool) {
 	return audience, !slices.ContainsFunc(audience, unfit)
 }
 
-// readScope reads the scope claim as a list separated by single spaces. The
-// claim is a string (RFC 9068 section 2.2.3) or, from some servers, an array of
-// strings. Anything else is no scope at all.
-func readScope(v jose.Value) string {
-	list, ok := v.Texts()
-	if !ok {
-		text, _ := v.Text()
-		list = strings.Split(text, " ")
+// readScope reads the scopes, separated by single spaces: those of the scope
+// claim (RFC 9068 section 2.2.3), or of scp if there is no scope, as Okta and
+// Entra have it. Each is a string or, from some servers, an array of strings.
+// Anything else is no scope at all.
+func readScope(claims jose.Object) string {
+	v, given := lookUp(claims, "scope")
+	if !given {
+		v = claims.Get("scp")
 	}
-	list = slices.DeleteFunc(list, func(s string) bool { return s == "" || strings.Contains(s, " ") })
-	return strings.Join(list, " ")
+	text, ok := v.Text()
+	if !ok {
+		list, _ := v.Texts()
+		text = strings.Join(list, " ")
+	}
+	scopes := slices.DeleteFunc(strings.Split(text, " "), func(s string) bool { return s == "" })
+	return strings.Join(scopes, " ")
 }

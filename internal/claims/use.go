@@ -32,11 +32,9 @@ func saysOtherUse(v jose.Value) bool {
 
 // otherUse returns the claim that shows that a JWT is not an access token, if
 // any. Servers write it there (Amazon's token_use, Keycloak's typ, Curity's
-// purpose), and some claims are in ID tokens only. A nonce counts only without
-// RFC 9068's type: some servers copied it into access tokens.
-func otherUse(msg *jose.Message) string {
-	claims := msg.Claims
-	if use := claims.Get("token_use"); use.Exists() && saysOtherUse(use) {
+// purpose), and some claims are in ID tokens only.
+func otherUse(claims jose.Object) string {
+	if use, given := lookUp(claims, "token_use"); given && saysOtherUse(use) {
 		return "token_use"
 	}
 	for _, name := range []string{"typ", "purpose", "token_type"} {
@@ -45,14 +43,29 @@ func otherUse(msg *jose.Message) string {
 		}
 	}
 	for _, name := range []string{"at_hash", "c_hash"} {
-		if claims.Get(name).Exists() {
+		if _, given := lookUp(claims, name); given {
 			return name
 		}
 	}
-	if claims.Get("nonce").Exists() && (msg.Type == "" || strings.EqualFold(msg.Type, "JWT")) {
-		return "nonce"
-	}
 	return ""
+}
+
+// saysAccessToken reports whether a JWT, or the answer around it, calls the
+// token an access token. Some servers copy the nonce of the login into those
+// (Keycloak), and then this word alone tells them from ID tokens.
+func saysAccessToken(members jose.Object) bool {
+	for _, name := range []string{"token_use", "token_usage"} {
+		if !saysOtherUse(members.Get(name)) {
+			return true
+		}
+	}
+	for _, name := range []string{"typ", "purpose", "token_type"} {
+		text, _ := members.Get(name).Text()
+		if text = strings.ToLower(text); text == "bearer" || slices.Contains(accessTokenUses, text) {
+			return true
+		}
+	}
+	return false
 }
 
 // CheckUse refuses an answer about a token that is not a plain bearer access
@@ -60,7 +73,7 @@ func otherUse(msg *jose.Message) string {
 // members.
 func CheckUse(members jose.Object) error {
 	for _, name := range []string{"token_use", "token_usage"} {
-		if v := members.Get(name); v.Exists() && !v.IsNull() && saysOtherUse(v) {
+		if v, given := lookUp(members, name); given && saysOtherUse(v) {
 			return refused("introspection " + name)
 		}
 	}
@@ -77,6 +90,6 @@ func CheckUse(members jose.Object) error {
 // the client (RFC 7800). Such a token must not pass as a plain bearer token
 // (RFC 9449 section 7.2, RFC 8705 section 3).
 func isBound(claims jose.Object) bool {
-	cnf := claims.Get("cnf")
-	return cnf.Exists() && !cnf.IsNull()
+	_, given := lookUp(claims, "cnf")
+	return given
 }

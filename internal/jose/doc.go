@@ -48,7 +48,9 @@ func malformed(reason string) error {
 
 // Rejection says that a check refused a well-formed token, and which one.
 type Rejection struct {
-	Check  string // "alg", "crit", "b64", "zip", "enc", "kid", "typ", "key" or "signature"
+	// Check is "alg", "crit", "b64", "zip", "enc", "kid", "typ", "ambiguous
+	// header", "key" or "signature".
+	Check  string
 	Detail string // fixed text; never a part of the token or of a key
 }
 

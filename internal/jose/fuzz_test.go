@@ -162,6 +162,7 @@ func FuzzObject(f *testing.F) {
 		`{}`, `{"a":1}`, `{"a":1,"a":2}`, `{"a":{"b":[{"c":null},true,false]},"d":-1.5e+10}`, `{"\u0061":"\ud83d\ude00","a":1}`,
 		`{"a":"\ud800"}`, `{"a":"\udc00\ud800"}`, `{"a":"\\ud800"}`, `{"a":"\\\ud800\udc00"}`, "{\"a\":\"\xff\"}", " {\"a\" : [ ] } ", `{"a":01}`, `{"a":1}x`,
 		`{"a":"\/\b\f\n\r\t\"\\"}`, `[{}]`, `null`, "\ufeff{}", nested(`{"a":`, `1`, `}`, 64), nested(`{"a":`, `1`, `}`, 65), `{"a":[[],[[]],{}],"":""}`,
+		`{"a":1,"A":2}`, `{"x":[{"k":1,"K":2}]}`, `{"x":{"` + "\u212a" + `":1,"k":2}}`, `{"ſ":1,"S":2,"σ":3,"ς":4}`, `{"ß":1,"ẞ":2,"ss":3}`,
 	} {
 		f.Add([]byte(text))
 	}
@@ -187,7 +188,36 @@ func FuzzObject(f *testing.F) {
 		for name, raw := range want {
 			compare(t, o.Get(name), raw)
 		}
+		if o.Ambiguous() != foldsTogether(must(anyJSON(data))) {
+			t.Fatalf("ambiguous: %v", o.Ambiguous())
+		}
 	})
+}
+
+func anyJSON(data []byte) (v any, err error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber() // a float64 does not hold each of them
+	return v, dec.Decode(&v)
+}
+
+// foldsTogether compares each name of each object in v with each other.
+func foldsTogether(v any) bool {
+	switch v := v.(type) {
+	case []any:
+		return slices.ContainsFunc(v, foldsTogether)
+	case map[string]any:
+		for a, inner := range v {
+			for b := range v {
+				if a != b && strings.EqualFold(a, b) {
+					return true
+				}
+			}
+			if foldsTogether(inner) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // compare holds a Value against what encoding/json makes of the same text.

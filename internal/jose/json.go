@@ -21,7 +21,8 @@ const maxDepth = 64
 // U+FFFD, and its Decoder stops before trailing bytes. Each of these lets two
 // readers of one token disagree about what it says.
 type Object struct {
-	members []member // sorted by name
+	members   []member // sorted by name
+	ambiguous bool
 }
 
 type member struct {
@@ -60,8 +61,14 @@ func ParseObject(data []byte) (Object, error) {
 	if s.pos != len(data) {
 		return Object{}, malformed("bytes after the JSON object")
 	}
-	return Object{members: s.members}, nil
+	return Object{members: s.members, ambiguous: s.ambiguous}, nil
 }
+
+// Ambiguous reports whether this object, or one inside it, has two members
+// whose names are equal under Unicode's simple case folding, such as "roles"
+// and "Roles". A reader that folds case, as encoding/json does, takes them for
+// one.
+func (o Object) Ambiguous() bool { return o.ambiguous }
 
 // Len returns the number of members.
 func (o Object) Len() int { return len(o.members) }

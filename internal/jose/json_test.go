@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/phantom-token/phantom/internal/jose"
 )
@@ -130,6 +132,70 @@ func TestDuplicateDetectionIsNotQuadratic(t *testing.T) {
 	}
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("took %v", took)
+	}
+}
+
+// Every letter that has cases is tried in each pair of them, at the end of a
+// name and alone. strings.EqualFold is the judge.
+func TestAmbiguousAgreesWithEqualFold(t *testing.T) {
+	pairs := [][2]string{{"a", "b"}, {"", "A"}, {"i", "\u0130"}, {"ss", "\u00df"}, {"a_b", "aB"}, {"\u00e9", "e\u0301"}, {"A", "\u0410"}}
+	for r := rune('A'); r <= unicode.MaxRune; r++ {
+		for other := unicode.SimpleFold(r); other != r && utf8.ValidRune(r); other = unicode.SimpleFold(other) {
+			pairs = append(pairs, [2]string{string(r), string(other)}, [2]string{"role" + string(r), "ROLE" + string(other)})
+		}
+	}
+	if len(pairs) < 5000 {
+		t.Fatalf("%d pairs", len(pairs))
+	}
+	for _, p := range pairs {
+		text := fmt.Sprintf(`{"z":[{"%s":1,"b":0,"%s":2}]}`, p[0], p[1])
+		if p[0] == "b" || p[1] == "b" {
+			continue
+		}
+		if got, want := parseObject(t, text).Ambiguous(), strings.EqualFold(p[0], p[1]); got != want {
+			t.Errorf("%s: ambiguous %v", text, got)
+		}
+	}
+}
+
+func TestAmbiguousLooksIntoEachObjectAlone(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{}`: false, `{"A":1}`: false, `{"a":1,"B":2,"c":3}`: false,
+		`{"a":{"A":1}}`: false, `{"a":{"b":1},"x":{"B":1}}`: false, `{"x":[{"a":1},{"A":1}]}`: false,
+		`{"a":1,"A":2}`: true, `{"a":{"b":1,"B":2}}`: true, `{"x":[[{"b":1,"B":2}]]}`: true,
+		`{"b":1,"x":{"a":1,"A":2},"c":1}`: true, `{"a":{"x":1,"y":2},"A":{}}`: true, `{"\u0041":1,"a":2}`: true,
+	} {
+		o := parseObject(t, text)
+		if o.Ambiguous() != want {
+			t.Errorf("%s: ambiguous %v", text, !want)
+		}
+	}
+	o := parseObject(t, `{"x":{"a":1,"A":2},"y":{"a":1}}`)
+	x, _ := o.Get("x").Object()
+	y, _ := o.Get("y").Object()
+	if !x.Ambiguous() || y.Ambiguous() {
+		t.Error("an inner object is not judged alone")
+	}
+}
+
+func TestAmbiguityIsFoundAtTheCostOfSorting(t *testing.T) {
+	var names strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&names, `"NAME %d \u0394":0,`, i*7919%100_000)
+	}
+	text := `{"x":{` + names.String() + `"last":0}}`
+	start := time.Now()
+	if parseObject(t, text).Ambiguous() {
+		t.Error("ambiguous")
+	}
+	if !parseObject(t, strings.Replace(text, `"last"`, `"name 7 \u03b4"`, 1)).Ambiguous() {
+		t.Error("not ambiguous")
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if n := allocated(func() { parseObject(t, text) }); n > uint64(16*len(text)) {
+		t.Errorf("%d bytes allocated for a text of %d", n, len(text))
 	}
 }
 

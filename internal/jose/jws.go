@@ -130,6 +130,9 @@ func (m *Message) checkHeader() error {
 			return &Rejection{"typ", "not a string"}
 		}
 	}
+	if m.Header.Ambiguous() {
+		return &Rejection{"ambiguous header", "names that differ in case alone"}
+	}
 	return nil
 }
 

@@ -93,7 +93,7 @@ func TestParseClassifies(t *testing.T) {
 		{"J131 none last", header(`{"alg":"ES256","alg":"none"}`), "malformed"},
 		{"J131 escaped twin", header(`{"alg":"ES256","\u0061lg":"none"}`), "malformed"},
 		{"J131 nested duplicate", header(`{"alg":"ES256","x":{"y":[{"a":1,"a":2}]}}`), "malformed"},
-		{"J131 case differs", header(`{"alg":"ES256","Alg":"none"}`), "ok"},
+		{"J131 case differs", header(`{"alg":"ES256","Alg":"none"}`), "ambiguous header"},
 
 		{"J136 crit exp", header(`{"alg":"ES256","crit":["exp"]}`), "crit"},
 		{"J136 crit empty", header(`{"alg":"ES256","crit":[]}`), "crit"},

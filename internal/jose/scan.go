@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -16,9 +17,10 @@ import (
 // objects inside it push and pop above that, so that one slice serves the whole
 // text.
 type scanner struct {
-	data    []byte
-	pos     int
-	members []member
+	data      []byte
+	pos       int
+	members   []member
+	ambiguous bool // an object so far has names that fold together
 }
 
 // peek returns the next byte, or 0 at the end, which no token of JSON starts
@@ -112,7 +114,74 @@ func (s *scanner) object(depth int) error {
 			return malformed("duplicate JSON member name")
 		}
 	}
+	s.ambiguous = s.ambiguous || foldTogether(own)
 	return nil
+}
+
+// foldTogether reports whether two of the names, which are all different, are
+// equal under simple case folding. Nearly all objects have lower-case names
+// alone and cost one look at each byte; for the others it sorts, as object does.
+func foldTogether(members []member) bool {
+	size, folded := 0, true
+	for _, m := range members {
+		size += len(m.name)
+		folded = folded && isFolded(m.name)
+	}
+	if folded || len(members) < 2 {
+		return false
+	}
+	names, buf := make([][]byte, len(members)), make([]byte, 0, size)
+	for i, m := range members {
+		start := len(buf)
+		buf = appendFolded(buf, m.name)
+		names[i] = buf[start:]
+	}
+	slices.SortFunc(names, bytes.Compare)
+	for i := 1; i < len(names); i++ {
+		if bytes.Equal(names[i-1], names[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// isFolded reports whether appendFolded would surely change nothing.
+func isFolded(name []byte) bool {
+	for _, c := range name {
+		if 'A' <= c && c <= 'Z' || c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// appendFolded appends the name with one letter for all cases of a letter. It
+// is never longer than the name.
+func appendFolded(dst, name []byte) []byte {
+	for len(name) > 0 {
+		r, n := utf8.DecodeRune(name)
+		name = name[n:]
+		if r >= utf8.RuneSelf {
+			r = firstCase(r)
+		}
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		dst = utf8.AppendRune(dst, r)
+	}
+	return dst
+}
+
+// firstCase returns the first of the runes that are the cases of one letter.
+// unicode.SimpleFold goes around them in order.
+func firstCase(r rune) rune {
+	for {
+		next := unicode.SimpleFold(r)
+		if next <= r {
+			return next
+		}
+		r = next
+	}
 }
 
 func (s *scanner) array(depth int) error {
