@@ -102,7 +102,8 @@ func WithoutAudienceCheck() Option {
 }
 
 // WithIntrospectionEndpoint sets the URL of the introspection endpoint (RFC
-// 7662). Default: the one in the issuer's metadata. It must be absolute https.
+// 7662). Default: the one in the issuer's metadata, or its alias there for
+// [TLSClientAuth]. It must be absolute https.
 func WithIntrospectionEndpoint(url string) Option {
 	return with("WithIntrospectionEndpoint", func(c *config) { c.endpoint = url })
 }
@@ -144,9 +145,13 @@ func WithJSONResponse(member string) Option {
 
 // WithAlgorithms restricts the signature algorithms of JWTs. Default, and all
 // that there are: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384,
-// ES512, EdDSA. Anything else, "none" and HMAC above all, is refused.
+// ES512, EdDSA. Ed25519 is another name for EdDSA (RFC 9864), here and in JWTs
+// and keys. Anything else, "none" and HMAC above all, is refused.
 func WithAlgorithms(algorithms ...string) Option {
 	algorithms = slices.Clone(algorithms)
+	for i, alg := range algorithms {
+		algorithms[i] = jose.Canonical(alg)
+	}
 	return with("WithAlgorithms", func(c *config) { c.algorithms = algorithms })
 }
 

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -277,15 +278,15 @@ func TestKeyForAnotherUseIsIgnored(t *testing.T) {
 	byOther := signer("RS256", otherRSA(), "bad")
 	runUnusableKeys(t, []unusableKey{
 		{"use enc", with(jwk("bad", "RS256", otherRSA().Public()), member{"use": "enc"}), 0, byOther},
-		{"use SIG", with(jwk("bad", "RS256", otherRSA().Public()), member{"use": "SIG"}), 0, byOther},
+		{"use SIG", with(jwk("bad", "RS256", otherRSA().Public()), member{"use": "SIG"}), slog.LevelWarn, byOther},
 		{"use a number", with(jwk("bad", "RS256", otherRSA().Public()), member{"use": 1}), slog.LevelWarn, byOther},
-		{"key_ops without verify", with(jwk("bad", "RS256", otherRSA().Public()), member{"key_ops": []string{"sign", "encrypt"}}), 0, byOther},
-		{"key_ops empty", with(jwk("bad", "RS256", otherRSA().Public()), member{"key_ops": []string{}}), 0, byOther},
+		{"key_ops without verify", with(jwk("bad", "RS256", otherRSA().Public()), member{"key_ops": []string{"sign", "encrypt"}}), slog.LevelWarn, byOther},
+		{"key_ops empty", with(jwk("bad", "RS256", otherRSA().Public()), member{"key_ops": []string{}}), slog.LevelWarn, byOther},
 		{"key_ops a string", with(jwk("bad", "RS256", otherRSA().Public()), member{"key_ops": "verify"}), slog.LevelWarn, byOther},
 		{"another alg", jwk("bad", "RS512", otherRSA().Public()), 0, byOther},
-		{"alg of another kind", jwk("bad", "ES256", otherRSA().Public()), 0, byOther},
+		{"alg of another kind", jwk("bad", "ES256", otherRSA().Public()), slog.LevelWarn, byOther},
 		{"alg of encryption", jwk("bad", "RSA-OAEP", otherRSA().Public()), 0, byOther},
-		{"alg none", jwk("bad", "none", otherRSA().Public()), 0, byOther},
+		{"alg none", jwk("bad", "none", otherRSA().Public()), slog.LevelWarn, byOther},
 	})
 }
 
@@ -319,7 +320,7 @@ func TestKeysOfTheSameKidAreAllTried(t *testing.T) {
 		{"the same one twice", []map[string]any{right, right}, codeOK},
 		{"both wrong", []map[string]any{wrong, wrong}, code401T},
 		{"the right one not for signatures", []map[string]any{wrong, with(right, map[string]any{"use": "enc"})}, code401T},
-		{"a fifth, other kinds do not count", []map[string]any{rsa, rsa, rsa, rsa, right}, codeOK},
+		{"other kinds do not count", append(slices.Repeat([]map[string]any{rsa}, 20), right), codeOK},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			as := newAS(t)

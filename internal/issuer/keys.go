@@ -3,7 +3,6 @@ package issuer
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -22,21 +21,29 @@ type Key struct {
 // which stands for the key of a caller's KeySet.
 func (k *Key) Retired() bool { return k != nil && k.retired.Load() }
 
-// KeyList is a set of keys of one issuer.
+// KeyList is a set of keys of one issuer. It also has the unusable ones, so
+// that Verify can tell them from keys that are not there.
 type KeyList []*Key
 
 // maxCandidates bounds the keys tried for one JWT whose kid does not name
-// exactly one.
-const maxCandidates = 4
+// exactly one. Google has published five keys for JWTs without a kid.
+const maxCandidates = 16
 
 // Verify checks the JWT with the keys that its kid names. If the JWT has no
-// kid, Verify tries each eligible key; if no key has that kid, each eligible
-// key without one. It returns the key that fits.
+// kid, Verify tries each eligible key; if no usable key has that kid, each
+// eligible key without one. It returns the key that fits. The check that fails
+// is "key" if there is a key of that kid and it must not be used for this JWT,
+// "kid" if there is none.
 func (l KeyList) Verify(msg *jose.Message) (*Key, error) { return l.verify(msg, len(l)) }
 
 func (l KeyList) verify(msg *jose.Message, most int) (*Key, error) {
-	named := msg.KeyID != "" && slices.ContainsFunc(l, func(k *Key) bool { return k.ID() == msg.KeyID })
-	refused := error(failure.New(failure.Refused, "kid"))
+	check, named := "kid", false
+	for _, key := range l {
+		if msg.KeyID != "" && key.ID() == msg.KeyID {
+			check, named = "key", named || key.Usable()
+		}
+	}
+	refused := error(failure.New(failure.Refused, check))
 	tried := 0
 	for _, key := range l {
 		eligible := key.Allows(msg.Algorithm) &&
@@ -87,12 +94,12 @@ func NewKeys(c Config, url func(context.Context) (string, error)) *Keys {
 		if err != nil {
 			return nil, 0, noKeySet(err)
 		}
-		parsed, dropped, err := jose.ParseKeySet(body)
+		parsed, unusable, dropped, err := jose.ParseKeySet(body)
 		if err != nil {
 			return nil, 0, noKeySet(err)
 		}
 		c.Events.KeysDropped(dropped)
-		return replaceKeys(old, parsed), maxAge, nil
+		return replaceKeys(old, append(parsed, unusable...)), maxAge, nil
 	}
 	k.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed(KeySetDocument, f) })
 	return k

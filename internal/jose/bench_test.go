@@ -102,7 +102,7 @@ func BenchmarkParseKeySet(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if keys, _, err := jose.ParseKeySet(set); err != nil || len(keys) != 1 {
+				if keys, _, _, err := jose.ParseKeySet(set); err != nil || len(keys) != 1 {
 					b.Fatal(err)
 				}
 			}

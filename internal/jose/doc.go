@@ -8,10 +8,10 @@
 //     canonical unpadded base64url, whose header and payload are JSON objects
 //     without duplicate member names at any depth: no second reader can see
 //     other claims in it than we do;
-//   - the algorithm is one of RS, PS and ES 256/384/512 or EdDSA (RFC 7518, RFC
-//     8037): "none", HMAC and everything else never reach a verifier, and an
-//     extension that we do not implement (crit, b64, zip, enc) is refused, not
-//     skipped;
+//   - the algorithm is one of RS, PS and ES 256/384/512 or EdDSA, also by the
+//     name of Ed25519 (RFC 7518, RFC 8037, RFC 9864): "none", HMAC and
+//     everything else never reach a verifier, and an extension that we do not
+//     implement (crit, b64, zip, enc) is refused, not skipped;
 //   - a [Key] is a public key whose kind and algorithm pin decide what it may
 //     verify (RFC 8725 section 3.1). The header of a token can only confirm
 //     that choice: its jku, x5u, jwk, x5c and x5t members are never looked at;

@@ -25,6 +25,7 @@ func FuzzParse(f *testing.F) {
 	for _, header := range []string{
 		goodHeader, `{"alg":"none"}`, `{"alg":"RS256","kid":"k","x":{"y":[1,2,{}]}}`, `{"alg":"EdDSA","crit":["b64"],"b64":false}`,
 		`{"\u0061lg":"PS512","typ":""}`, `{"alg":"ES384","kid":"\ud83d\ude00"}`, `{"alg":"ES256","alg":"none"}`, "{}", "[]",
+		`{"alg":"Ed25519","kid":""}`,
 	} {
 		f.Add(compact(header, goodPayload, anySignature))
 		f.Add(compact(header, `{"a":[1e9,"\n"]}`, []byte{0}))
@@ -70,6 +71,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("%s is %s", name, raw)
 			}
 		}
+		alg = jose.Canonical(alg)
 		if alg != m.Algorithm || kid != m.KeyID || typ != m.Type || !slices.Contains(algorithms, alg) || len(kid) > 256 {
 			t.Fatalf("header says %q %q %q, the message %q %q %q", alg, kid, typ, m.Algorithm, m.KeyID, m.Type)
 		}
@@ -271,22 +273,27 @@ func FuzzKeySet(f *testing.F) {
 	RSA, EC, ED := jwkOf(&rsaKey().PublicKey), jwkOf(&p256().PublicKey), jwkOf(edKey().Public())
 	for _, jwk := range []any{
 		RSA, EC, ED, jwkOf(&p384().PublicKey), jwkOf(&p521().PublicKey), with(RSA, "alg", "RS256", "kid", "k"), with(RSA, "e", "Aw"), with(EC, "d", "AA"),
-		with(ED, "use", "enc"), with(EC, "y", EC["x"]), `{"kty":"oct","k":"AA"}`, `{"kty":"AKP"}`, `1`, with(EC, "key_ops", []string{"verify"}),
+		with(ED, "use", "enc", "kid", "k"), with(ED, "alg", "Ed25519"), with(RSA, "use", "", "alg", ""), with(EC, "y", EC["x"]), `{"kty":"oct","k":"AA"}`, `{"kty":"AKP"}`, `1`, with(EC, "key_ops", []string{"verify"}),
 	} {
 		f.Add(setOf(jwk))
 	}
 	f.Add(setOf(RSA, EC, ED))
 	f.Add([]byte(`{"keys":[],"keys":[]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		keys, dropped, err := jose.ParseKeySet(data)
+		keys, unusable, dropped, err := jose.ParseKeySet(data)
 		if err != nil {
 			if !errors.Is(err, jose.ErrMalformed) || keys != nil || dropped != nil {
 				t.Fatalf("%d keys, %d dropped, %v", len(keys), len(dropped), err)
 			}
 			return
 		}
-		if len(keys)+len(dropped) > jose.MaxKeys {
-			t.Fatalf("%d keys", len(keys)+len(dropped))
+		if len(keys)+len(dropped) > jose.MaxKeys || len(keys)+len(unusable) > jose.MaxKeys {
+			t.Fatalf("%d keys, %d unusable, %d dropped", len(keys), len(unusable), len(dropped))
+		}
+		for _, key := range unusable {
+			if key.Usable() || slices.ContainsFunc(algorithms, key.Allows) || key.ID() == "" || len(key.ID()) > 256 {
+				t.Fatalf("%q may be used", key.ID())
+			}
 		}
 		for _, key := range keys {
 			switch pub := key.Public().(type) {

@@ -201,7 +201,7 @@ func parse(t testing.TB, jwt string) *jose.Message {
 // oneKey parses a set that must hold one usable key and nothing dropped.
 func oneKey(t testing.TB, jwk any) *jose.Key {
 	t.Helper()
-	keys, dropped, err := jose.ParseKeySet(setOf(jwk))
+	keys, _, dropped, err := jose.ParseKeySet(setOf(jwk))
 	if err != nil || len(dropped) > 0 || len(keys) != 1 {
 		t.Fatalf("got %d keys, dropped %v, error %v", len(keys), dropped, err)
 	}

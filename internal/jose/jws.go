@@ -22,8 +22,8 @@ type Message struct {
 	Header    Object
 	Payload   []byte // decoded
 	Claims    Object // the payload
-	Algorithm string // one for which Supported is true
-	KeyID     string // "" when absent
+	Algorithm string // its canonical name; Supported is true
+	KeyID     string // "" when absent or empty
 	Type      string // typ as given, "" when absent
 
 	input     []byte // what the signature is over (RFC 7515 section 5.2)
@@ -106,10 +106,9 @@ func decodeBase64(text []byte) ([]byte, error) {
 // checkHeader refuses what we do not support and keeps what later steps need.
 func (m *Message) checkHeader() error {
 	alg, _ := m.Header.Get("alg").Text()
-	if !Supported(alg) {
+	if m.Algorithm = Canonical(alg); !Supported(m.Algorithm) {
 		return &Rejection{"alg", "missing or not a supported asymmetric algorithm"}
 	}
-	m.Algorithm = alg
 	// We understand no extension, so any crit list names one we do not
 	// understand (RFC 7515 section 4.1.11); b64 changes the signing input (RFC
 	// 7797 section 6); zip and enc belong to encryption (RFC 7516 sections
@@ -121,7 +120,7 @@ func (m *Message) checkHeader() error {
 	}
 	var ok bool
 	if kid := m.Header.Get("kid"); kid.Exists() {
-		if m.KeyID, ok = kid.Text(); !ok || m.KeyID == "" || !validKeyID(m.KeyID) {
+		if m.KeyID, ok = kid.Text(); !ok || !validKeyID(m.KeyID) {
 			return &Rejection{"kid", "not a usable key identifier"}
 		}
 	}

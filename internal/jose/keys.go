@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
@@ -37,10 +38,20 @@ var kindOf = map[string]string{
 // the hash (RFC 7518 section 3.5).
 var pssHash = map[string]crypto.Hash{"PS256": crypto.SHA256, "PS384": crypto.SHA384, "PS512": crypto.SHA512}
 
+// Canonical returns the name that this package has for an algorithm. Ed25519 is
+// what RFC 9864 calls EdDSA with the only curve that we know for it.
+func Canonical(alg string) string {
+	if alg == "Ed25519" {
+		return "EdDSA"
+	}
+	return alg
+}
+
 // Algorithms returns the algorithms we verify, in no particular order.
 func Algorithms() []string { return slices.Collect(maps.Keys(kindOf)) }
 
-// Supported reports whether alg is one of the asymmetric algorithms we verify.
+// Supported reports whether alg is one of the asymmetric algorithms we verify,
+// by its canonical name.
 func Supported(alg string) bool {
 	_, ok := kindOf[alg]
 	return ok
@@ -83,6 +94,9 @@ func (k *Key) ID() string { return k.id }
 // Thumbprint is equal for two keys exactly if they have the same kid, the same
 // algorithm pin and the same public key.
 func (k *Key) Thumbprint() [32]byte { return k.sum }
+
+// Usable reports whether the key may verify anything at all.
+func (k *Key) Usable() bool { return k.kind != "" }
 
 // Allows reports whether this key may verify alg: the algorithm fits the kind
 // of key, and the JWK does not name another one (RFC 8725 section 3.1).
@@ -134,38 +148,49 @@ func (k *Key) check(m *Message) error {
 
 // ParseKeySet reads a JWK Set (RFC 7517 section 5). The document as a whole
 // must be strict JSON. Each JWK stands for itself, so that one of a kind that
-// we do not know cannot cost the others. ParseKeySet silently leaves out keys
-// that are meant for something else or of an unknown kind. For each broken or
-// dangerous key that it leaves out, dropped has an error. Keys with equal kid
-// are all kept.
-func ParseKeySet(data []byte) (keys []*Key, dropped []error, err error) {
+// we do not know cannot cost the others. Keys with equal kid are all kept.
+//
+// For each JWK with a kid that is left out, unusable has a Key that allows
+// nothing. For each one that is broken, dangerous, or unclear about its use,
+// dropped has an error. None is there for a JWK of an unknown kind or one that
+// says it is for encryption.
+func ParseKeySet(data []byte) (keys, unusable []*Key, dropped []error, err error) {
 	set, err := ParseObject(data)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	list := set.Get("keys")
 	if list.first() != '[' {
-		return nil, nil, malformed("JWK Set without an array of keys")
+		return nil, nil, nil, malformed("JWK Set without an array of keys")
 	}
 	var entries []Value
 	for entry := range list.elements() {
 		if len(entries) == MaxKeys {
-			return nil, nil, malformed("too many keys in the JWK Set")
+			return nil, nil, nil, malformed("too many keys in the JWK Set")
 		}
 		entries = append(entries, entry)
 	}
 	for i, entry := range entries {
-		switch key, err := parseKey(entry); {
-		case err != nil:
-			dropped = append(dropped, fmt.Errorf("key %d: %w", i, err))
-		case key != nil:
+		key, err := parseKey(entry)
+		if err == nil {
 			keys = append(keys, key)
+			continue
+		}
+		if !errors.Is(err, errNotForUs) {
+			dropped = append(dropped, fmt.Errorf("key %d: %w", i, err))
+		}
+		o, _ := entry.Object()
+		if id, err := keyID(o); err == nil && id != "" {
+			unusable = append(unusable, &Key{id: id, sum: sha256.Sum256(fmt.Appendf(nil, "unusable %q", id))})
 		}
 	}
-	return keys, dropped, nil
+	return keys, unusable, dropped, nil
 }
 
-// parseKey returns nil without an error for a JWK that is not for us.
+// errNotForUs marks a JWK that is of an unknown kind or not for signatures, and
+// so is no fault of anybody's.
+var errNotForUs = errors.New("not for us")
+
 func parseKey(entry Value) (key *Key, err error) {
 	defer func() {
 		if recover() != nil {
@@ -181,7 +206,7 @@ func parseKey(entry Value) (key *Key, err error) {
 		return nil, errors.New("kty missing or not a string")
 	}
 	if !slices.Contains([]string{"RSA", "EC", "OKP", "oct"}, kty) {
-		return nil, nil
+		return nil, errNotForUs
 	}
 	if kty == "oct" {
 		return nil, errors.New("symmetric key")
@@ -191,60 +216,92 @@ func parseKey(entry Value) (key *Key, err error) {
 			return nil, ErrPrivateKey
 		}
 	}
-	alg, eligible, err := usage(o)
-	if err != nil || !eligible {
+	if err := checkUse(o); err != nil {
 		return nil, err
 	}
-	var id string
-	if kid := o.Get("kid"); kid.Exists() {
-		if id, ok = kid.Text(); !ok || !validKeyID(id) {
-			return nil, errors.New("kid is not a usable string")
-		}
+	id, err := keyID(o)
+	if err != nil {
+		return nil, err
 	}
 	minimal, err := rebuild(kty, o)
-	if err != nil || minimal == nil {
+	if err != nil {
+		return nil, err
+	}
+	alg, err := pinnedAlgorithm(o)
+	if err != nil {
 		return nil, err
 	}
 	pub, err := decodeJWK(minimal)
 	if err != nil {
 		return nil, err
 	}
-	key, err = newKey(pub, id, alg)
-	if err != nil || (alg != "" && !key.Allows(alg)) {
+	if key, err = newKey(pub, id, alg); err != nil {
 		return nil, err
+	}
+	if alg != "" && !key.Allows(alg) {
+		return nil, errors.New("alg does not fit the key")
 	}
 	return key, nil
 }
 
-// usage reads what the JWK says about its purpose (RFC 7517 sections 4.2 to
-// 4.4).
-func usage(o Object) (alg string, eligible bool, err error) {
-	if use := o.Get("use"); use.Exists() {
-		text, ok := use.Text()
-		if !ok {
-			return "", false, errors.New("use is not a string")
-		}
-		if text != "sig" {
-			return "", false, nil
-		}
-	}
-	if ops := o.Get("key_ops"); ops.Exists() {
-		texts, ok := ops.Texts()
-		if !ok {
-			return "", false, errors.New("key_ops is not an array of strings")
-		}
-		if !slices.Contains(texts, "verify") {
-			return "", false, nil
-		}
-	}
-	if v := o.Get("alg"); v.Exists() {
+// keyID reads the kid (RFC 7517 section 4.5). An empty one is none.
+func keyID(o Object) (id string, err error) {
+	if kid := o.Get("kid"); kid.Exists() {
 		var ok bool
-		if alg, ok = v.Text(); !ok {
-			return "", false, errors.New("alg is not a string")
+		if id, ok = kid.Text(); !ok || !validKeyID(id) {
+			return "", errors.New("kid is not a usable string")
 		}
-		return alg, Supported(alg), nil
 	}
-	return "", true, nil
+	return id, nil
+}
+
+// forEncryption are the key operations of keys that are for encryption alone
+// (RFC 7517 section 4.3).
+var forEncryption = []string{"encrypt", "decrypt", "wrapKey", "unwrapKey", "deriveKey", "deriveBits"}
+
+// checkUse reads what the JWK says about its purpose (RFC 7517 sections 4.2 and
+// 4.3). Some servers leave use empty, which says nothing.
+func checkUse(o Object) error {
+	if v := o.Get("use"); v.Exists() {
+		switch use, ok := v.Text(); {
+		case !ok:
+			return errors.New("use is not a string")
+		case use == "enc":
+			return errNotForUs
+		case use != "" && use != "sig":
+			return errors.New("use is not sig")
+		}
+	}
+	if v := o.Get("key_ops"); v.Exists() {
+		ops, ok := v.Texts()
+		isOther := func(op string) bool { return !slices.Contains(forEncryption, op) }
+		switch {
+		case !ok:
+			return errors.New("key_ops is not an array of strings")
+		case slices.Contains(ops, "verify"):
+		case len(ops) > 0 && !slices.ContainsFunc(ops, isOther):
+			return errNotForUs
+		default:
+			return errors.New("key_ops has no verify")
+		}
+	}
+	return nil
+}
+
+// pinnedAlgorithm reads the one algorithm that the JWK is for (RFC 7517 section
+// 4.4), "" if it names none.
+func pinnedAlgorithm(o Object) (string, error) {
+	v := o.Get("alg")
+	alg, ok := v.Text()
+	switch {
+	case v.Exists() && !ok:
+		return "", errors.New("alg is not a string")
+	case strings.HasPrefix(alg, "RSA-OAEP"), strings.HasPrefix(alg, "ECDH-ES"), alg == "RSA1_5":
+		return "", errNotForUs // encryption
+	case alg != "" && !Supported(Canonical(alg)):
+		return "", errors.New("alg is not one that verifies signatures here")
+	}
+	return Canonical(alg), nil
 }
 
 // coordinateSize is the number of octets of one coordinate of a point, leading
@@ -252,8 +309,7 @@ func usage(o Object) (alg string, eligible bool, err error) {
 var coordinateSize = map[string]int{"EC P-256": 32, "EC P-384": 48, "EC P-521": 66, "OKP Ed25519": 32}
 
 // rebuild makes a JWK of the public members alone. It checks the form and size
-// of each before anything calculates with it. It returns nil for a curve that
-// we do not know.
+// of each before anything calculates with it.
 func rebuild(kty string, o Object) ([]byte, error) {
 	if kty == "RSA" {
 		// RFC 7518 section 6.3.1 wants the fewest octets, but a leading zero is
@@ -268,7 +324,7 @@ func rebuild(kty string, o Object) ([]byte, error) {
 	}
 	size, ok := coordinateSize[kty+" "+crv]
 	if !ok {
-		return nil, nil
+		return nil, errNotForUs
 	}
 	x, err := field(o, "x", size, size)
 	if kty == "OKP" {

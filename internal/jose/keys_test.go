@@ -37,7 +37,7 @@ func rsaJWK(n *big.Int, changes ...any) map[string]any {
 // "private" or "set" for an error of the whole set.
 func verdict(t testing.TB, jwk any) string {
 	t.Helper()
-	keys, dropped, err := jose.ParseKeySet(setOf(jwk))
+	keys, _, dropped, err := jose.ParseKeySet(setOf(jwk))
 	switch {
 	case err != nil:
 		if !errors.Is(err, jose.ErrMalformed) {
@@ -180,37 +180,45 @@ func TestEachJWKIsJudgedAlone(t *testing.T) {
 
 		{"K190 use sig", with(RSA, "use", "sig"), "key"},
 		{"K190 use enc", with(RSA, "use", "enc"), "skipped"},
-		{"K190 use empty", with(RSA, "use", ""), "skipped"},
-		{"K190 use in capitals", with(RSA, "use", "SIG"), "skipped"},
+		{"K190 use empty", with(RSA, "use", ""), "key"},
+		{"K190 use in capitals", with(RSA, "use", "SIG"), "dropped"},
 		{"use null", strings.Replace(object(RSA), `{`, `{"use":null,`, 1), "dropped"},
 		{"use array", with(RSA, "use", []string{"sig"}), "dropped"},
 		{"K190 key_ops verify", with(RSA, "key_ops", []string{"verify"}), "key"},
 		{"K190 key_ops sign and verify", with(RSA, "key_ops", []string{"sign", "verify"}), "key"},
-		{"K190 key_ops sign", with(RSA, "key_ops", []string{"sign"}), "skipped"},
-		{"K190 key_ops empty", with(RSA, "key_ops", []string{}), "skipped"},
+		{"K190 key_ops sign", with(RSA, "key_ops", []string{"sign"}), "dropped"},
+		{"K190 key_ops empty", with(RSA, "key_ops", []string{}), "dropped"},
 		{"K190 key_ops encrypt", with(RSA, "key_ops", []string{"encrypt", "wrapKey"}), "skipped"},
 		{"key_ops string", with(RSA, "key_ops", "verify"), "dropped"},
 		{"key_ops numbers", with(RSA, "key_ops", []any{"verify", 1}), "dropped"},
-		{"K190 use sig, key_ops sign", with(RSA, "use", "sig", "key_ops", []string{"sign"}), "skipped"},
+		{"K190 use sig, key_ops sign", with(RSA, "use", "sig", "key_ops", []string{"sign"}), "dropped"},
 		{"K190 alg RSA-OAEP", with(RSA, "alg", "RSA-OAEP"), "skipped"},
-		{"K190 alg HS256", with(RSA, "alg", "HS256"), "skipped"},
-		{"K190 alg none", with(RSA, "alg", "none"), "skipped"},
-		{"K190 alg RS1", with(RSA, "alg", "RS1"), "skipped"},
-		{"K190 alg empty", with(RSA, "alg", ""), "skipped"},
-		{"K190 alg ES256 for RSA", with(RSA, "alg", "ES256"), "skipped"},
-		{"K190 alg RS256 for EC", with(EC, "alg", "RS256"), "skipped"},
-		{"K190 alg ES384 for P-256", with(EC, "alg", "ES384"), "skipped"},
-		{"K190 alg ES521", with(EC521, "alg", "ES521"), "skipped"},
-		{"K190 alg EdDSA for EC", with(EC, "alg", "EdDSA"), "skipped"},
-		{"K190 alg ES256 for Ed25519", with(ED, "alg", "ES256"), "skipped"},
+		{"K190 alg HS256", with(RSA, "alg", "HS256"), "dropped"},
+		{"K190 alg none", with(RSA, "alg", "none"), "dropped"},
+		{"K190 alg RS1", with(RSA, "alg", "RS1"), "dropped"},
+		{"K190 alg empty", with(RSA, "alg", ""), "key"},
+		{"K190 alg ES256 for RSA", with(RSA, "alg", "ES256"), "dropped"},
+		{"K190 alg RS256 for EC", with(EC, "alg", "RS256"), "dropped"},
+		{"K190 alg ES384 for P-256", with(EC, "alg", "ES384"), "dropped"},
+		{"K190 alg ES521", with(EC521, "alg", "ES521"), "dropped"},
+		{"K190 alg EdDSA for EC", with(EC, "alg", "EdDSA"), "dropped"},
+		{"K190 alg ES256 for Ed25519", with(ED, "alg", "ES256"), "dropped"},
 		{"K190 alg ECDH-ES", with(EC, "alg", "ECDH-ES"), "skipped"},
 		{"alg ES256", with(EC, "alg", "ES256"), "key"},
 		{"alg EdDSA", with(ED, "alg", "EdDSA"), "key"},
+		{"alg Ed25519", with(ED, "alg", "Ed25519"), "key"},
+		{"alg Ed25519 for EC", with(EC, "alg", "Ed25519"), "dropped"},
+		{"alg RSA1_5", with(RSA, "alg", "RSA1_5"), "skipped"},
+		{"alg ECDH-ES+A256KW", with(EC, "alg", "ECDH-ES+A256KW"), "skipped"},
+		{"alg Ed448 on its curve", with(ED, "crv", "Ed448", "alg", "Ed448"), "skipped"},
+		{"key_ops deriveBits", with(EC, "key_ops", []string{"deriveBits"}), "skipped"},
+		{"key_ops unknown", with(EC, "key_ops", []string{"VERIFY"}), "dropped"},
 		{"alg PS512", with(RSA, "alg", "PS512"), "key"},
 		{"alg number", with(RSA, "alg", 256), "dropped"},
 		{"alg array", with(RSA, "alg", []string{"RS256"}), "dropped"},
 
 		{"kid 256 bytes", with(EC, "kid", strings.Repeat("k", 256)), "key"},
+		{"kid empty", with(EC, "kid", ""), "key"},
 		{"kid 257 bytes", with(EC, "kid", strings.Repeat("k", 257)), "dropped"},
 		{"kid number", with(EC, "kid", 1), "dropped"},
 		{"kid null", strings.Replace(object(EC), `{`, `{"kid":null,`, 1), "dropped"},
@@ -226,7 +234,7 @@ func TestEachJWKIsJudgedAlone(t *testing.T) {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
 			// The same JWK must not change what becomes of a good neighbour.
-			keys, _, err := jose.ParseKeySet(setOf(with(EC, "kid", "first"), tt.jwk, with(ED, "kid", "last")))
+			keys, _, _, err := jose.ParseKeySet(setOf(with(EC, "kid", "first"), tt.jwk, with(ED, "kid", "last")))
 			if tt.want == "set" {
 				if !errors.Is(err, jose.ErrMalformed) || keys != nil {
 					t.Errorf("the set: %d keys, %v", len(keys), err)
@@ -237,6 +245,35 @@ func TestEachJWKIsJudgedAlone(t *testing.T) {
 				t.Errorf("beside it: %d keys, %v", len(keys), err)
 			}
 		})
+	}
+}
+
+func TestUnusableKeysAreKnownByTheirKid(t *testing.T) {
+	RSA, EC := jwkOf(&rsaKey().PublicKey), jwkOf(&p256().PublicKey)
+	set := setOf(
+		with(RSA, "kid", "good"), with(RSA, "kid", "enc", "use", "enc"), with(RSA, "kid", "ops", "key_ops", []string{}),
+		with(RSA, "kid", "alg", "alg", "RS1"), with(RSA, "kid", "private", "d", "AA"), with(EC, "kid", "broken", "x", "AA"),
+		`{"kty":"oct","kid":"secret"}`, `{"kty":"AKP","kid":"new"}`, `{"kid":"no kty"}`,
+		with(RSA, "use", "enc"), with(RSA, "kid", "", "use", "enc"), with(RSA, "kid", 1), with(RSA, "kid", "a\x00"), `"kid"`, `[]`, `null`,
+	)
+	keys, unusable, _, err := jose.ParseKeySet(set)
+	if err != nil || len(keys) != 1 || !keys[0].Usable() {
+		t.Fatalf("%d keys, %v", len(keys), err)
+	}
+	var kids []string
+	sums := map[[32]byte]bool{keys[0].Thumbprint(): true}
+	m := parse(t, signed("RS256", rsaKey(), `{"alg":"RS256"}`, goodPayload))
+	for _, key := range unusable {
+		kids, sums[key.Thumbprint()] = append(kids, key.ID()), true
+		if key.Usable() || slices.ContainsFunc(algorithms, key.Allows) || key.Allows("") || class(t, key.Verify(m)) != "key" {
+			t.Errorf("%s verifies", key.ID())
+		}
+	}
+	if want := []string{"enc", "ops", "alg", "private", "broken", "secret", "new", "no kty"}; !slices.Equal(kids, want) {
+		t.Errorf("%q, want %q", kids, want)
+	}
+	if len(sums) != 9 {
+		t.Errorf("%d thumbprints", len(sums))
 	}
 }
 
@@ -280,7 +317,7 @@ func TestKeySetAsAWhole(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			keys, dropped, err := jose.ParseKeySet([]byte(tt.set))
+			keys, _, dropped, err := jose.ParseKeySet([]byte(tt.set))
 			if tt.keys < 0 {
 				if !errors.Is(err, jose.ErrMalformed) || keys != nil || dropped != nil {
 					t.Errorf("%d keys, %d dropped, error %v", len(keys), len(dropped), err)
@@ -297,7 +334,7 @@ func TestKeySetAsAWhole(t *testing.T) {
 func TestTooManyKeysAreNoticedEarly(t *testing.T) {
 	set := []byte(`{"keys":[` + strings.TrimSuffix(strings.Repeat(object(rsaJWK(modulus(8192)))+",", 700), ",") + `]}`)
 	start := time.Now()
-	if n := allocated(func() { _, _, _ = jose.ParseKeySet(set) }); n > uint64(len(set)) {
+	if n := allocated(func() { _, _, _, _ = jose.ParseKeySet(set) }); n > uint64(len(set)) {
 		t.Errorf("%d bytes allocated for a set of %d", n, len(set))
 	}
 	if took := time.Since(start); took > time.Second {
@@ -316,7 +353,7 @@ func TestHostileKeySetIsCheap(t *testing.T) {
 	} {
 		set := []byte(`{"keys":[` + jwk + strings.Repeat(","+jwk, 99) + `]}`)
 		start := time.Now()
-		n := allocated(func() { _, _, _ = jose.ParseKeySet(set) })
+		n := allocated(func() { _, _, _, _ = jose.ParseKeySet(set) })
 		if limit := uint64(16*len(set) + 1<<21); n > limit {
 			t.Errorf("%s: %d bytes allocated for a set of %d", name, n, len(set))
 		}
@@ -335,7 +372,7 @@ func TestDroppedKeysAreNamedButNotShown(t *testing.T) {
 		`{"kty":"oct","k":"`+mark+`"}`, `"`+mark+`"`, with(RSA, "kid", mark+"\x00"), with(RSA, "alg", []string{mark}),
 		with(RSA, "use", []string{mark}), with(RSA, "key_ops", mark),
 	)
-	keys, dropped, err := jose.ParseKeySet(set)
+	keys, _, dropped, err := jose.ParseKeySet(set)
 	if err != nil || len(keys) != 1 || len(dropped) != 12 {
 		t.Fatalf("%d keys, %d dropped, %v", len(keys), len(dropped), err)
 	}
@@ -362,7 +399,7 @@ func TestK189KeysWithOneKidAreAllKept(t *testing.T) {
 	right := with(jwkOf(&p256().PublicKey), "kid", "k1")
 	other := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	wrong := with(jwkOf(&other.PublicKey), "kid", "k1")
-	keys, _, err := jose.ParseKeySet(setOf(wrong, right))
+	keys, _, _, err := jose.ParseKeySet(setOf(wrong, right))
 	if err != nil || len(keys) != 2 || keys[0].ID() != "k1" || keys[1].ID() != "k1" {
 		t.Fatalf("%d keys, %v", len(keys), err)
 	}
@@ -537,7 +574,7 @@ func TestKeyIsACopy(t *testing.T) {
 	}
 	// A parsed set does not depend on its document either.
 	set := setOf(with(jwkOf(&p256().PublicKey), "kid", "k1"))
-	parsed, _, err := jose.ParseKeySet(set)
+	parsed, _, _, err := jose.ParseKeySet(set)
 	if err != nil {
 		t.Fatal(err)
 	}
