@@ -37,6 +37,7 @@ func newAuthority(c *config, log *eventLog) *authority {
 	published := issuer.Config{
 		Issuer:       c.issuer,
 		InsecureHTTP: c.insecureHTTP,
+		Certificate:  usesCertificate(c.auth),
 		Timeout:      c.timeout,
 		Upstream:     upstream.New(c.transport(), c.maxInFlight),
 		Events:       issuer.Events{NotRenewed: log.notRenewed, KeysDropped: log.keysDropped},

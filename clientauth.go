@@ -60,6 +60,12 @@ func (c *clientAuth) unfit(given *config) string {
 	return c.invalid
 }
 
+// usesCertificate reports whether the client authenticates by mutual TLS.
+func usesCertificate(auth ClientAuth) bool {
+	a, ok := auth.(*clientAuth)
+	return ok && a.certificates
+}
+
 func (c *clientAuth) Authenticate(req *http.Request, form url.Values) error {
 	if c.invalid != "" {
 		return errors.New("phantom: client authentication: " + c.invalid)
@@ -159,7 +165,8 @@ func publicKey(key crypto.Signer) (pub crypto.PublicKey) {
 // TLSClientAuth sends the client's id, which may not be empty, in the form. The
 // client authenticates with the certificate of its TLS connection (RFC 8705
 // section 2), so [New] refuses it without a [WithHTTPClient] whose client has a
-// transport.
+// transport. If the endpoint comes from the issuer's metadata and these have an
+// alias of it for such clients, the alias is used (RFC 8705 section 5).
 func TLSClientAuth(id string) ClientAuth {
 	return &clientAuth{
 		invalid:      requireNonEmpty("client id", id),

@@ -18,6 +18,7 @@ import (
 type Config struct {
 	Issuer       string
 	InsecureHTTP bool          // plain http is permitted
+	Certificate  bool          // the client authenticates with one, by mutual TLS
 	Timeout      time.Duration // of one fetch
 	Upstream     *upstream.Client
 	Events       Events
@@ -131,11 +132,20 @@ func readMetadata(body []byte, c Config) (*endpoints, error) {
 	// itself.
 	https := !c.InsecureHTTP && isHTTPS(c.Issuer)
 	found := &endpoints{}
+	aliases, err := readAliases(members, c)
+	if err != nil {
+		return nil, err
+	}
 	for _, endpoint := range []struct {
+		in   jose.Object
 		name string
 		to   *string
-	}{{"introspection_endpoint", &found.introspection}, {"jwks_uri", &found.jwks}} {
-		v := members.Get(endpoint.name)
+	}{
+		{members, "introspection_endpoint", &found.introspection},
+		{aliases, "introspection_endpoint", &found.introspection},
+		{members, "jwks_uri", &found.jwks},
+	} {
+		v := endpoint.in.Get(endpoint.name)
 		if !v.Exists() || v.IsNull() {
 			continue
 		}
@@ -146,6 +156,20 @@ func readMetadata(body []byte, c Config) (*endpoints, error) {
 		*endpoint.to = text
 	}
 	return found, nil
+}
+
+// readAliases returns the endpoints that clients with a certificate must use in
+// place of the others (RFC 8705 section 5). For other clients there are none.
+func readAliases(members jose.Object, c Config) (jose.Object, error) {
+	v := members.Get("mtls_endpoint_aliases")
+	if !c.Certificate || !v.Exists() || v.IsNull() {
+		return jose.Object{}, nil
+	}
+	aliases, ok := v.Object()
+	if !ok {
+		return jose.Object{}, metadataFault("mtls_endpoint_aliases is no object")
+	}
+	return aliases, nil
 }
 
 func isHTTPS(url string) bool { return strings.HasPrefix(strings.ToLower(url), "https:") }
