@@ -17,6 +17,7 @@ import (
 	"github.com/phantom-token/phantom/internal/claims"
 	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/issuer"
+	"github.com/phantom-token/phantom/internal/jose"
 )
 
 // A Token is a verified JWT. Its signature, issuer, audience, times and type
@@ -27,13 +28,13 @@ import (
 // A Token prints as a fixed text, so that it cannot end up in a log by
 // accident.
 type Token struct { //nolint:recvcheck // String and Format are there for a copied Token too
-	text             packedText // the Authorization field, the subject, the ID
+	text             packedText // the Authorization field; the subject and the ID, unless they are long
 	digest           digest     // of the opaque token
 	common           unique.Handle[common]
 	owner            *Middleware
-	key              *issuer.Key // nil: a key of a caller's KeySet
-	answer           *string     // the JSON members of the introspection answer, if any
-	expiry, issuedAt int64       // seconds since the epoch
+	key              *issuer.Key      // nil: a key of a caller's KeySet
+	answer           *jose.Difference // the JSON members of the introspection answer, if any, less the claims
+	expiry, issuedAt int64            // seconds since the epoch
 }
 
 // packedText holds three texts in one string. A million Tokens may be
@@ -57,9 +58,17 @@ type common struct{ clientID, scope, audience string }
 
 const bearerPrefix = httpauth.Bearer + " "
 
+// What is in the JWT is kept a second time only if it is short. One block of
+// the allocator has 32 KiB, and the next larger one 8 KiB more: no JWT of the
+// greatest length may spill over for a few bytes beside it.
+const (
+	maxKept  = 256      // of subject and ID
+	maxBlock = 32 << 10 // of the text
+)
+
 func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *claims.Set, answer []byte) *Token {
 	t := &Token{
-		text:     packText(bearerPrefix+jwt, set.Subject, set.ID),
+		text:     keptText(jwt, set.Subject, set.ID),
 		digest:   d,
 		common:   unique.Make(common{set.ClientID, set.Scope, strings.Join(set.Audience, "\x00")}),
 		owner:    owner,
@@ -68,10 +77,22 @@ func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *cla
 		issuedAt: set.IssuedAt,
 	}
 	if len(answer) > 0 {
-		s := string(answer)
-		t.answer = &s
+		members, _ := jose.ParseObject(answer) // it was parsed before
+		t.answer = members.Minus(set.All)
 	}
 	return t
+}
+
+// keptText packs the Authorization field with subject and ID, if both are short.
+// It leaves out even the field's scheme if that were too much for one block.
+func keptText(jwt, subject, id string) packedText {
+	switch size := len(bearerPrefix) + len(jwt); {
+	case size > maxBlock:
+		return packText(strings.Clone(jwt), "", "")
+	case len(subject)+len(id) > maxKept, size+len(subject)+len(id) > maxBlock:
+		return packText(bearerPrefix+jwt, "", "")
+	}
+	return packText(bearerPrefix+jwt, subject, id)
 }
 
 // isRetired reports whether the key that signed the JWT has left the issuer's
@@ -79,10 +100,39 @@ func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *cla
 func (t *Token) isRetired() bool { return t.key.Retired() }
 
 // header returns the value of the Authorization field.
-func (t *Token) header() string { return t.text.first() }
+func (t *Token) header() string {
+	if text := t.text.first(); strings.HasPrefix(text, bearerPrefix) {
+		return text
+	}
+	return bearerPrefix + t.text.first()
+}
 
-// Subject returns the sub claim. It is never empty.
-func (t *Token) Subject() string { return t.text.second() }
+// claims returns the claims of the JWT.
+func (t *Token) claims() jose.Object {
+	payload, _ := t.payload() // it was verified
+	all, _ := jose.ParseObject(payload)
+	return all
+}
+
+func (t *Token) payload() ([]byte, error) {
+	_, rest, _ := strings.Cut(t.JWT(), ".")
+	segment, _, _ := strings.Cut(rest, ".")
+	return base64.RawURLEncoding.DecodeString(segment)
+}
+
+// keepsNames reports whether subject and ID are in the text. The subject is
+// never empty.
+func (t *Token) keepsNames() bool { return t.text.second() != "" }
+
+// Subject returns the sub claim. It is never empty. If it and the ID have more
+// than 256 bytes, both are read from the JWT at each call.
+func (t *Token) Subject() string {
+	if t.keepsNames() {
+		return t.text.second()
+	}
+	subject, _ := t.claims().Get("sub").Text()
+	return subject
+}
 
 // Issuer returns the iss claim, which is the configured issuer.
 func (t *Token) Issuer() string { return t.owner.authority.rules.Issuer }
@@ -92,7 +142,13 @@ func (t *Token) Issuer() string { return t.owner.authority.rules.Issuer }
 func (t *Token) ClientID() string { return t.common.Value().clientID }
 
 // ID returns the jti claim; empty if the JWT has none.
-func (t *Token) ID() string { return t.text.third() }
+func (t *Token) ID() string {
+	if t.keepsNames() {
+		return t.text.third()
+	}
+	id, _ := t.claims().Get("jti").Text()
+	return id
+}
 
 // Audience returns a copy of the aud claim.
 func (t *Token) Audience() []string {
@@ -152,9 +208,7 @@ func (t *Token) HasScope(scope string) bool {
 // entitlements, acr, amr, auth_time, email, may_act and authorization_details.
 // Any other claim may come in a case that you do not expect.
 func (t *Token) Decode(v any) error {
-	_, rest, _ := strings.Cut(t.JWT(), ".")
-	segment, _, _ := strings.Cut(rest, ".")
-	payload, err := base64.RawURLEncoding.DecodeString(segment)
+	payload, err := t.payload()
 	if err != nil {
 		return fmt.Errorf("phantom: payload: %w", err) // cannot happen: it was verified
 	}
@@ -170,7 +224,11 @@ func (t *Token) Introspection(v any) error {
 	if t.answer == nil {
 		return errNoMembers
 	}
-	return decodeJSON([]byte(*t.answer), v)
+	members, err := t.answer.Plus(t.claims())
+	if err != nil {
+		return fmt.Errorf("phantom: introspection: %w", err) // cannot happen: it was parsed before
+	}
+	return decodeJSON(members, v)
 }
 
 var errNoMembers = errors.New("phantom: the introspection answer has no JSON members")
@@ -185,7 +243,7 @@ func decodeJSON(data []byte, v any) error {
 }
 
 // JWT returns the verified JWT, for calls to other services.
-func (t *Token) JWT() string { return t.header()[len(bearerPrefix):] }
+func (t *Token) JWT() string { return strings.TrimPrefix(t.text.first(), bearerPrefix) }
 
 // SetAuthHeader sets r's Authorization field to the JWT.
 func (t *Token) SetAuthHeader(r *http.Request) {

@@ -190,6 +190,12 @@ func FuzzObject(f *testing.F) {
 		for name, raw := range want {
 			compare(t, o.Get(name), raw)
 		}
+		whole := string(must(o.Minus(jose.Object{}).Plus(jose.Object{})))
+		for _, other := range []jose.Object{o, {}, parseObject(t, `{"":0,"a":{"b":[]},"b":2,"\ud83d\ude00":"x"}`)} {
+			if got, err := o.Minus(other).Plus(other); err != nil || string(got) != whole {
+				t.Fatalf("%s, %v, want %s", got, err, whole)
+			}
+		}
 		if o.Ambiguous() != foldsTogether(must(anyJSON(data))) {
 			t.Fatalf("ambiguous: %v", o.Ambiguous())
 		}

@@ -106,26 +106,6 @@ func (o Object) Without(name string) Object {
 	return Object{slices.DeleteFunc(slices.Clone(o.members), func(m member) bool { return string(m.name) == name })}
 }
 
-// AppendJSON appends the object to dst: its members in order of their names, its
-// values as they came but for white space between tokens. It escapes nothing that
-// need not be escaped.
-func (o Object) AppendJSON(dst []byte) []byte {
-	out := bytes.NewBuffer(append(dst, '{'))
-	names := json.NewEncoder(out)
-	names.SetEscapeHTML(false) // or some bytes would take six times their room
-	for i, m := range o.members {
-		if i > 0 {
-			out.WriteByte(',')
-		}
-		_ = names.Encode(string(m.name)) // a string always encodes
-		out.Truncate(out.Len() - 1)      // the encoder's line break
-		out.WriteByte(':')
-		_ = json.Compact(out, m.value.raw) // it was parsed before
-	}
-	out.WriteByte('}')
-	return out.Bytes()
-}
-
 // Exists reports whether the member was there at all, null included.
 func (v Value) Exists() bool { return len(v.raw) > 0 }
 

@@ -475,8 +475,8 @@ func TestNumericDateIsCheap(t *testing.T) {
 	}
 }
 
-// AppendJSON writes what was read, in one order, without the named member.
-func TestAppendJSON(t *testing.T) {
+// What is left of an object is written in one order, and makes it whole again.
+func TestDifferenceOfObjects(t *testing.T) {
 	for _, test := range []struct{ in, without, want string }{
 		{`{}`, "", `{}`},
 		{`{"a":1}`, "a", `{}`},
@@ -484,12 +484,12 @@ func TestAppendJSON(t *testing.T) {
 		{`{"n":9007199254740993,"\u0061\"b":1e2}`, "none", `{"a\"b":1e2,"n":9007199254740993}`},
 		{`{"<&>":true}`, "", `{"<&>":true}`},
 	} {
-		o, err := jose.ParseObject([]byte(test.in))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := string(o.Without(test.without).AppendJSON([]byte("x"))); got != "x"+test.want {
-			t.Errorf("%s without %q is %s, want x%s", test.in, test.without, got, test.want)
+		o := parseObject(t, test.in).Without(test.without)
+		for _, other := range []string{`{}`, test.in, `{"a":2,"b":[1,{"c":null}],"z":0}`} {
+			got, err := o.Minus(parseObject(t, other)).Plus(parseObject(t, other))
+			if err != nil || string(got) != test.want {
+				t.Errorf("%s without %q, less %s: %s, %v, want %s", test.in, test.without, other, got, err, test.want)
+			}
 		}
 	}
 }
