@@ -63,7 +63,7 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 		return nil, failure.New(failure.Inactive, "")
 	}
 	answer := &introspection.Answer{
-		JWT: said.JWT, Text: said.Claims, Expiry: said.Expiry, MaxAge: max(said.MaxAge, 0),
+		JWT: said.JWT, Expiry: said.Expiry, MaxAge: max(said.MaxAge, 0),
 	}
 	if said.MaxAge == 0 {
 		answer.MaxAge = -1 // package introspection's word for it
@@ -153,7 +153,7 @@ func (l *lookup) verify(ctx context.Context, answer *introspection.Answer) (*Tok
 	if err != nil {
 		return nil, err
 	}
-	return newToken(l.m, l.digest, key, answer.JWT, set, answer.Text), nil
+	return newToken(l.m, l.digest, key, answer.JWT, set, answer.Members), nil
 }
 
 // rememberFailure remembers a refusal that will last: the server's word

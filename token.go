@@ -66,7 +66,7 @@ const (
 	maxBlock = 32 << 10 // of the text
 )
 
-func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *claims.Set, answer []byte) *Token {
+func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *claims.Set, answer jose.Object) *Token {
 	t := &Token{
 		text:     keptText(jwt, set.Subject, set.ID),
 		digest:   d,
@@ -76,9 +76,8 @@ func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *cla
 		expiry:   set.Expiry,
 		issuedAt: set.IssuedAt,
 	}
-	if len(answer) > 0 {
-		members, _ := jose.ParseObject(answer) // it was parsed before
-		t.answer = members.Minus(set.All)
+	if answer.Len() > 0 {
+		t.answer = answer.Minus(set.All)
 	}
 	return t
 }

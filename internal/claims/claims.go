@@ -28,7 +28,15 @@ type Set struct {
 	All                          jose.Object
 }
 
-func refused(check string) error { return failure.New(failure.Refused, check) }
+// refused is the failure of a JWT for what it is: it will be refused again.
+func refused(check string) error {
+	f := failure.New(failure.Refused, check)
+	f.Lasting = true
+	return f
+}
+
+// refusedNow is the failure of a JWT for the time that it is.
+func refusedNow(check string) error { return failure.New(failure.Refused, check) }
 
 // CheckHeader applies the rules that need no key: the configured algorithms and
 // the type of the JWT.
@@ -110,19 +118,19 @@ func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 func (r *Rules) checkTimes(claims jose.Object, set *Set, now time.Time) error {
 	var ok bool
 	if set.Expiry, ok = claims.Get("exp").NumericDate(); !ok {
-		return refused("exp missing or out of range")
+		return refusedNow("exp missing or out of range")
 	}
 	if r.Expired(set.Expiry, now) {
-		return refused("exp")
+		return refusedNow("exp")
 	}
 	if nbf, given := lookUp(claims, "nbf"); given {
 		if sec, ok := nbf.NumericDate(); !ok || time.Unix(sec, 0).After(now.Add(r.Leeway)) {
-			return refused("nbf")
+			return refusedNow("nbf")
 		}
 	}
 	if iat, given := lookUp(claims, "iat"); given {
 		if set.IssuedAt, ok = iat.NumericDate(); !ok || time.Unix(set.IssuedAt, 0).After(now.Add(r.Leeway)) {
-			return refused("iat")
+			return refusedNow("iat")
 		}
 	} else if r.RFC9068 {
 		return refused("iat")
@@ -151,7 +159,7 @@ func (r *Rules) CheckAnswer(
 ) error {
 	// Without leeway: the server has just called the token active.
 	if !expiry.IsZero() && !now.Before(expiry) {
-		return refused("introspection exp")
+		return refusedNow("introspection exp")
 	}
 	if name := ambiguous(members, registeredInAnswers); name != "" {
 		return failure.New(failure.Protocol, "introspection claims: ambiguous "+name)

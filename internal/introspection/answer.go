@@ -16,10 +16,8 @@ import (
 
 // An Answer is what the authorization server says of an active token.
 type Answer struct {
-	JWT string
-	// Members are those of a JSON answer, without the JWT; Text is their JSON.
-	Members jose.Object
-	Text    []byte
+	JWT     string
+	Members jose.Object   // of a JSON answer, without the JWT
 	Expiry  time.Time     // the answer's own exp; zero if it has none
 	MaxAge  time.Duration // how long it may be kept; negative: not said
 }
@@ -162,7 +160,6 @@ func (c *Client) readJSON(body []byte, maxAge time.Duration) (*Answer, error) {
 		return nil, protocolFault("the JWT member is no string")
 	}
 	answer.Members = members.Without(name)
-	answer.Text = answer.Members.AppendJSON(nil)
 	return answer, nil
 }
 

@@ -63,14 +63,17 @@ func (l KeyList) verify(msg *jose.Message, most int) (*Key, error) {
 	return nil, refused
 }
 
-// Refusal turns jose's error about a JWT into a failure: a verdict if the JWT
-// is well formed, the server's fault if it is not.
+// Refusal turns what jose says of a JWT into a failure: a verdict if the JWT is
+// well formed, the server's fault if it is not. The verdict lasts unless other
+// keys could change it.
 func Refusal(err error) error {
 	var r *jose.Rejection
-	if errors.As(err, &r) {
-		return failure.New(failure.Refused, r.Check)
+	if !errors.As(err, &r) {
+		return failure.New(failure.Protocol, "not a strict compact JWS")
 	}
-	return failure.New(failure.Protocol, "not a strict compact JWS")
+	f := failure.New(failure.Refused, r.Check)
+	f.Lasting = r.Check != "kid" && r.Check != "key" && r.Check != "signature"
+	return f
 }
 
 // Keys is the issuer's key set behind its JWKS URL. It is safe for concurrent

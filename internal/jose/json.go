@@ -103,7 +103,8 @@ func (o Object) All() iter.Seq2[string, Value] {
 
 // Without returns the object without the member of the given name.
 func (o Object) Without(name string) Object {
-	return Object{slices.DeleteFunc(slices.Clone(o.members), func(m member) bool { return string(m.name) == name })}
+	o.members = slices.DeleteFunc(slices.Clone(o.members), func(m member) bool { return string(m.name) == name })
+	return o
 }
 
 // Exists reports whether the member was there at all, null included.
