@@ -219,6 +219,7 @@ func (t *Token) Decode(v any) error {
 // bare JWT has.
 //
 // These members are not signed. Of them, sub and client_id agree with the JWT.
+// Their names meet the same conditions as those of the JWT.
 func (t *Token) Introspection(v any) error {
 	if t.answer == nil {
 		return errNoMembers
