@@ -82,8 +82,9 @@ func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *cla
 	return t
 }
 
-// keptText packs the Authorization field with subject and ID, if both are short.
-// It leaves out even the field's scheme if that were too much for one block.
+// keptText packs the Authorization field with subject and ID, if both are
+// short. It leaves out even the field's scheme if that were too much for one
+// block.
 func keptText(jwt, subject, id string) packedText {
 	switch size := len(bearerPrefix) + len(jwt); {
 	case size > maxBlock:

@@ -46,8 +46,8 @@ func answering(payload []byte, more map[string]any) []byte {
 	return must(json.Marshal(members))
 }
 
-// A remembered token takes its JWT and 1,200 bytes at most, whether the subject
-// is long, and whether the answer repeats what is in the JWT. Go's allocator has
+// A remembered token takes its JWT and 1,200 bytes at most, however long its
+// subject is and however much of the JWT the answer repeats. Go's allocator has
 // blocks of 32 KiB, and larger ones in steps of 8 KiB.
 //
 // Catalogue: V11.

@@ -161,8 +161,8 @@ func (as *fakeAS) onlyAsked(t *testing.T, paths ...string) {
 	}
 }
 
-// A JWT without a kid is tried with the keys that fit; V5 has how many. A kid in
-// it also fits keys that have none.
+// A JWT without a kid is tried with the keys that fit; V5 has how many. A kid
+// in it also fits keys that have none.
 //
 // Catalogue: J140.
 func TestJWTWithoutKidTriesEachKeyThatFits(t *testing.T) {

@@ -120,7 +120,8 @@ func (s *scanner) object(depth int) error {
 
 // foldTogether reports whether two of the names, which are all different, are
 // equal under simple case folding. Nearly all objects have lower-case names
-// alone and cost one look at each byte; for the others it sorts, as object does.
+// alone and cost one look at each byte. For the others it sorts, as object
+// does.
 func foldTogether(members []member) bool {
 	size, folded := 0, true
 	for _, m := range members {
