@@ -98,6 +98,9 @@ func (m *Middleware) newLookup(token string, d digest, found cache.Finding[*Toke
 
 // run is the flight that all who want to know of the token share.
 func (l *lookup) run(ctx context.Context) (*Token, error) {
+	if err := l.m.memory.questions.Begin(l.question); err != nil {
+		return nil, err
+	}
 	defer l.m.memory.questions.End(l.digest, l.question)
 	if tok, err := l.answeredMeanwhile(); tok != nil || err != nil {
 		return tok, err

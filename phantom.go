@@ -292,7 +292,11 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 		return found.Value, true, nil
 	}
 	tok, err = m.flights.Do(ctx, l.question.Key(), l.run)
-	if err == flight.ErrTimeout { //nolint:errorlint // it comes as it is
+	for err == flight.ErrOver { //nolint:errorlint // it comes as it is
+		l = m.newLookup(token, d, found)
+		tok, err = m.flights.Do(ctx, l.question.Key(), l.run)
+	}
+	if err == flight.ErrTimeout { //nolint:errorlint // as above
 		err = m.memory.questions.Timeout(l.question)
 	}
 	if err != nil && found.State == cache.Stale {

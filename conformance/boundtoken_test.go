@@ -79,13 +79,9 @@ func TestBoundJWTIsRefused(t *testing.T) {
 					if got := as.twice(m, "Bearer "+as.secret("opaque-token")); got != [2]string{tc.want, tc.want} {
 						t.Errorf("%s, want %s", got, tc.want)
 					}
-					// Our own refusal is no word of the server: it is asked again.
-					calls := int64(2)
-					if tc.want == codeOK {
-						calls = 1
-					}
-					if n := as.calls.Load(); n != calls {
-						t.Errorf("the server was asked %d times, want %d", n, calls)
+					// A token stays bound: the refusal is remembered.
+					if n := as.calls.Load(); n != 1 {
+						t.Errorf("the server was asked %d times", n)
 					}
 				})
 			}

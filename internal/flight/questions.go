@@ -31,6 +31,7 @@ type Question struct {
 	began   clock.Instant
 	put     clock.Instant // to the server
 	isPut   bool
+	over    bool
 	invalid atomic.Bool
 }
 
@@ -95,12 +96,25 @@ func (q *Questions[S]) Timeout(question *Question) error {
 	return f
 }
 
-// End takes note that the question is answered or given up. Whoever joined it a
-// moment ago and is late may ask it again, but Forget would not know of that: the
-// answer is not remembered.
+// ErrOver says that a question ended between Join and the begin of its flight:
+// join again. Forget would not know of a question that is put after its end.
+var ErrOver error = failure.New(failure.Unavailable, "question over")
+
+// Begin returns [ErrOver] if the question has ended.
+func (q *Questions[S]) Begin(question *Question) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if question.over {
+		return ErrOver
+	}
+	return nil
+}
+
+// End takes note that the question is answered or given up.
 func (q *Questions[S]) End(subject S, question *Question) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	question.over = true
 	question.invalid.Store(true)
 	if q.current[subject] == question {
 		delete(q.current, subject)
