@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -18,22 +19,45 @@ import (
 // redirect, which would send the token elsewhere, and keeps no cookies. Time
 // limits come with each request's context.
 type Client struct {
-	transport http.RoundTripper
-	answers   atomic.Int64 // so far
+	lookups   *pool
+	documents *pool // fetches that hang keep no lookup waiting for a connection
 }
 
 // New returns a Client that uses the given transport. If that is nil, the
-// Client has a transport of its own, with at most the given number of
-// connections to a host.
+// Client has connections of its own, and at most the given number of them to a
+// host for lookups.
 func New(transport http.RoundTripper, connections int) *Client {
-	if transport == nil {
-		transport = newTransport(connections)
+	if transport != nil {
+		shared := &pool{transport: transport}
+		return &Client{lookups: shared, documents: shared}
 	}
-	return &Client{transport: transport}
+	return &Client{lookups: ownPool(connections), documents: ownPool(0)}
 }
 
-// closeIdle closes the connections that are not in use.
-func (c *Client) closeIdle() { (&http.Client{Transport: c.transport}).CloseIdleConnections() }
+// Send sends the request that prepare makes. If the connection fails before the
+// first byte of an answer, Send prepares and sends another request, once: the
+// server may have closed the connection while it was idle. Send does not retry
+// after a timeout or an untrusted certificate, and never repeats a request that
+// got an HTTP answer, of any status. The error is prepare's or a
+// [*failure.Error].
+func (c *Client) Send(
+	ctx context.Context, prepare func(context.Context) (*http.Request, error),
+) (*http.Response, error) {
+	return c.lookups.send(ctx, prepare)
+}
+
+// A pool is a transport with its connections.
+type pool struct {
+	transport http.RoundTripper
+	closeIdle func()       // closes the connections that are not in use; nil: the transport is the caller's
+	answers   atomic.Int64 // so far
+	failing   atomic.Bool  // a request failed, and none was answered since it began
+}
+
+func ownPool(connections int) *pool {
+	transport := &renewed{make: func() *http.Transport { return newTransport(connections) }}
+	return &pool{transport: transport, closeIdle: transport.CloseIdleConnections}
+}
 
 // newTransport speaks HTTP/1.1 only. There a connection carries one lookup at a
 // time, so the bound on connections holds, and a connection gone bad costs one
@@ -56,45 +80,85 @@ func newTransport(connections int) *http.Transport {
 	}
 }
 
+// maxConnectionAge is how long connections are taken into use again. The server
+// may have moved to another address, and the old one may answer for long.
+const maxConnectionAge = 2 * time.Minute
+
+// A renewed is a transport that makes itself a new one at intervals, so that no
+// connection is in use for ever. It needs no goroutine: a request that comes
+// when the time is over renews it.
+type renewed struct {
+	make func() *http.Transport
+
+	mu      sync.Mutex
+	current *http.Transport
+	made    time.Time
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (r *renewed) RoundTrip(req *http.Request) (*http.Response, error) {
+	return r.transport().RoundTrip(req)
+}
+
+// CloseIdleConnections closes the connections that are not in use.
+func (r *renewed) CloseIdleConnections() { r.transport().CloseIdleConnections() }
+
+// transport returns the current transport. A request that is under way keeps
+// its connection of an old one, which then closes.
+func (r *renewed) transport() *http.Transport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); r.current == nil || now.Sub(r.made) >= maxConnectionAge {
+		if r.current != nil {
+			r.current.CloseIdleConnections()
+		}
+		r.current, r.made = r.make(), now
+	}
+	return r.current
+}
+
 // maxInterim is how many interim answers (RFC 9110 section 15.2) may come
 // before an answer. We ask for none.
 const maxInterim = 5
 
 var errInterim = errors.New("too many interim answers")
 
-// Send sends the request that prepare makes. If the connection fails before the
-// first byte of an answer, Send prepares and sends another request, once: the
-// server may have closed the connection while it was idle. Send does not retry
-// after a timeout or an untrusted certificate, and never repeats a request that
-// got an HTTP answer, of any status. The error is prepare's or a
-// [*failure.Error].
-func (c *Client) Send(
+// send is what [Client.Send] says.
+func (p *pool) send(
 	ctx context.Context, prepare func(context.Context) (*http.Request, error),
 ) (*http.Response, error) {
 	for attempt := 1; ; attempt++ {
-		before := c.answers.Load()
+		before := p.answers.Load()
 		watched, answered := watch(ctx)
 		req, err := prepare(watched)
 		if err != nil {
 			return nil, err
 		}
 		req.GetBody = nil // or the transport may send it again by itself, any number of times
-		resp, err := c.transport.RoundTrip(req)
+		// A caller's transport may speak HTTP/2 over a connection that is of no
+		// use any more. Close makes this request the last one on it.
+		req.Close = p.closeIdle == nil && p.failing.Load()
+		resp, err := p.transport.RoundTrip(req)
 		if err == nil {
-			c.answers.Add(1)
+			p.answers.Add(1)
+			p.failing.Store(false)
 			return withBody(resp), nil
 		}
-		if timedOut := isTimeout(err) || ctx.Err() != nil; !timedOut || c.answers.Load() == before {
-			c.closeIdle() // the other connections may lead to the same dead server
-			if timedOut {
-				// A caller's transport may speak HTTP/2, where this attempt's
-				// own connection is idle a moment after the attempt ended.
-				time.AfterFunc(100*time.Millisecond, c.closeIdle)
-			}
+		if timedOut := isTimeout(err) || ctx.Err() != nil; !timedOut || p.answers.Load() == before {
+			p.suspect()
 		}
 		if attempt == 2 || answered.Load() || ctx.Err() != nil || isTimeout(err) || isUntrusted(err) {
 			return nil, unanswered(connectionFault(err), err)
 		}
+	}
+}
+
+// suspect gives up the idle connections, which may lead to the same dead server.
+// Those of a caller's transport may lead to other servers.
+func (p *pool) suspect() {
+	p.failing.Store(true)
+	if p.closeIdle != nil {
+		p.closeIdle()
 	}
 }
 

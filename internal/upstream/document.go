@@ -39,7 +39,7 @@ func tooLarge(limit int64) error {
 func (c *Client) GetDocument(
 	ctx context.Context, target, accept string, limit int64,
 ) (body []byte, maxAge time.Duration, err error) {
-	resp, err := c.Send(ctx, func(ctx context.Context) (*http.Request, error) {
+	resp, err := c.documents.send(ctx, func(ctx context.Context) (*http.Request, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 		if err != nil {
 			return nil, failure.New(failure.Protocol, "not a URL")
@@ -52,17 +52,23 @@ func (c *Client) GetDocument(
 		return nil, 0, err
 	}
 	defer func() { _ = resp.Body.Close() }() // the body is read or given up: no error matters
-	if body, err = ReadBody(resp, limit); err != nil {
+	body, err = ReadBody(resp, limit)
+	switch {
+	case resp.StatusCode != http.StatusOK:
+		wait, _ := httpcache.RetryAfter(resp.Header, time.Now())
+		return nil, 0, &StatusError{resp.StatusCode, wait}
+	case err != nil:
 		return nil, 0, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, 0, &StatusError{resp.StatusCode}
 	}
 	return body, httpcache.Freshness(resp.Header, false), nil
 }
 
-// A StatusError is the status that came in place of a document.
-type StatusError struct{ Status int }
+// A StatusError is the status that came in place of a document, and how long the
+// server asked us to wait; 0 if it did not.
+type StatusError struct {
+	Status int
+	Wait   time.Duration
+}
 
 // Error describes the error.
 func (e *StatusError) Error() string { return fmt.Sprintf("status %d", e.Status) }
