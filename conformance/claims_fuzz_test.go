@@ -291,7 +291,7 @@ func FuzzDiscovery(f *testing.F) {
 		for _, r := range host.requests {
 			_, _, credentials := r.BasicAuth()
 			switch asked := r.URL.String(); {
-			case asked == issuer+oauthPath && r.Method == http.MethodGet && !credentials:
+			case (asked == issuer+oauthPath || asked == issuer+openidPath) && r.Method == http.MethodGet && !credentials:
 			case asked == keys && r.Method == http.MethodGet && !credentials:
 			case asked == endpoint && r.Method == http.MethodPost:
 			default:

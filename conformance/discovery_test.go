@@ -134,28 +134,28 @@ func TestDiscoveryStatus(t *testing.T) {
 		{"403", answer(403, "", ""), code502A, both, "metadata: status 403"},
 		{"405", answer(405, "", ""), code502A, both, "metadata: status 405"},
 		{"410", answer(410, "", ""), code502A, both, "metadata: status 410"},
-		{"429", answer(429, "", ""), code503A, 1, "metadata: status 429"},
-		{"500", answer(500, "", ""), code503A, 1, "metadata: status 500"},
-		{"503", answer(503, "", ""), code503A, 1, "metadata: status 503"},
-		{"204", answer(204, "", ""), code502A, 1, "metadata: status 204"},
-		{"203", answer(203, "application/json", metadataOf(issuer, nil)), code502A, 1, "metadata: status 203"},
-		{"302", redirect(302), code502A, 1, "metadata: status 302"},
-		{"307", redirect(307), code502A, 1, "metadata: status 307"},
-		{"308", redirect(308), code502A, 1, "metadata: status 308"},
-		{"HTML", answer(200, "text/html", "<html>"), code502A, 1, "metadata: not strict JSON"},
-		{"empty", answer(200, "application/json", ""), code502A, 1, "metadata: not strict JSON"},
-		{"array", answer(200, "application/json", "["+metadataOf(issuer, nil)+"]"), code502A, 1, "metadata: not strict JSON"},
-		{"bytes after the JSON", answer(200, "application/json", metadataOf(issuer, nil)+"x"), code502A, 1, "metadata: not strict JSON"},
-		{"jwks_uri twice", answer(200, "application/json", `{"jwks_uri":"https://evil.test/jwks",`+metadataOf(issuer, nil)[1:]), code502A, 1, "metadata: not strict JSON"},
-		{"issuer twice", answer(200, "application/json", `{"issuer":"https://evil.test",`+metadataOf(issuer, nil)[1:]), code502A, 1, "metadata: not strict JSON"},
-		{"BOM", answer(200, "application/json", "\ufeff"+metadataOf(issuer, nil)), code502A, 1, "metadata: not strict JSON"},
-		{"not UTF-8", answer(200, "application/json", metadataOf(issuer, map[string]any{"x": "?"})[:20]+"\xff\"}"), code502A, 1, "metadata: not strict JSON"},
-		{"256 KiB and a byte", answer(200, "application/json", metadataOf(issuer, nil)+strings.Repeat(" ", 256<<10+1-len(metadataOf(issuer, nil)))), code502A, 1, "answer larger than 262144 bytes"},
+		{"429", answer(429, "", ""), code503A, both, "metadata: status 429"},
+		{"500", answer(500, "", ""), code503A, both, "metadata: status 500"},
+		{"503", answer(503, "", ""), code503A, both, "metadata: status 503"},
+		{"204", answer(204, "", ""), code502A, both, "metadata: status 204"},
+		{"203", answer(203, "application/json", metadataOf(issuer, nil)), code502A, both, "metadata: status 203"},
+		{"302", redirect(302), code502A, both, "metadata: status 302"},
+		{"307", redirect(307), code502A, both, "metadata: status 307"},
+		{"308", redirect(308), code502A, both, "metadata: status 308"},
+		{"HTML", answer(200, "text/html", "<html>"), code502A, both, "metadata: not strict JSON"},
+		{"empty", answer(200, "application/json", ""), code502A, both, "metadata: not strict JSON"},
+		{"array", answer(200, "application/json", "["+metadataOf(issuer, nil)+"]"), code502A, both, "metadata: not strict JSON"},
+		{"bytes after the JSON", answer(200, "application/json", metadataOf(issuer, nil)+"x"), code502A, both, "metadata: not strict JSON"},
+		{"jwks_uri twice", answer(200, "application/json", `{"jwks_uri":"https://evil.test/jwks",`+metadataOf(issuer, nil)[1:]), code502A, both, "metadata: not strict JSON"},
+		{"issuer twice", answer(200, "application/json", `{"issuer":"https://evil.test",`+metadataOf(issuer, nil)[1:]), code502A, both, "metadata: not strict JSON"},
+		{"BOM", answer(200, "application/json", "\ufeff"+metadataOf(issuer, nil)), code502A, both, "metadata: not strict JSON"},
+		{"not UTF-8", answer(200, "application/json", metadataOf(issuer, map[string]any{"x": "?"})[:20]+"\xff\"}"), code502A, both, "metadata: not strict JSON"},
+		{"256 KiB and a byte", answer(200, "application/json", metadataOf(issuer, nil)+strings.Repeat(" ", 256<<10+1-len(metadataOf(issuer, nil)))), code502A, both, "answer larger than 262144 bytes"},
 		{"256 KiB", answer(200, "application/json", metadataOf(issuer, nil)+strings.Repeat(" ", 256<<10-len(metadataOf(issuer, nil)))), codeOK, 1, ""},
 		{"gzip", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			answer(200, "application/json", metadataOf(issuer, nil))(w, r)
-		}, code502A, 1, "Content-Encoding"},
+		}, code502A, both, "Content-Encoding"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -298,7 +298,7 @@ func TestBadMetadataAtStart(t *testing.T) {
 				t.Error(got)
 			}
 			checkLine(t, book.take(), code502A, "")
-			as.onlyAsked(t, oauthPath)
+			as.onlyAsked(t, oauthPath, openidPath)
 		})
 	}
 }
@@ -334,7 +334,7 @@ func TestBadMetadataAtARefresh(t *testing.T) {
 					}
 					time.Sleep(time.Minute)
 				}
-				as.onlyAsked(t, oauthPath, endpointPath, jwksPath)
+				as.onlyAsked(t, oauthPath, openidPath, endpointPath, jwksPath)
 				// They do not stay for ever. Then there is no verdict.
 				time.Sleep(time.Hour)
 				if got := as.tries(m, 1); got != code502A {
@@ -346,7 +346,7 @@ func TestBadMetadataAtARefresh(t *testing.T) {
 				if got := as.tries(m, 1); got != codeOK {
 					t.Errorf("recovered: %s", got)
 				}
-				as.onlyAsked(t, oauthPath, endpointPath, jwksPath)
+				as.onlyAsked(t, oauthPath, openidPath, endpointPath, jwksPath)
 			})
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -58,44 +59,90 @@ const maxMetadataSize = 256 << 10
 // NewMetadata returns the Metadata of an issuer. It fetches nothing.
 func NewMetadata(c Config) *Metadata {
 	m := &Metadata{}
+	urls := wellKnown(c.Issuer) // only one fetch at a time uses it
 	fetch := func(ctx context.Context, old *endpoints) (*endpoints, time.Duration, error) {
-		body, maxAge, err := getMetadata(ctx, c)
-		if err != nil {
-			return nil, 0, err
+		if !m.pinned.Load() {
+			old = nil
 		}
-		found, err := readMetadata(body, c)
-		if err != nil {
-			return nil, 0, err
+		worst := &unusable{}
+		for i, target := range urls {
+			found, maxAge, why := tryURL(ctx, c, target, old)
+			if why == nil {
+				return found, maxAge, nil
+			}
+			if why.weight > worst.weight {
+				worst = why
+			}
+			if ctx.Err() != nil {
+				// The next fetch begins with a URL that had no time, or not all.
+				first := max(i, 1)
+				urls = slices.Concat(urls[first:], urls[:first])
+				break
+			}
 		}
-		if old != nil && m.pinned.Load() && !sameHost(old.introspection, found.introspection) {
-			return nil, 0, metadataFault("the introspection endpoint moved to another host")
-		}
-		return found, maxAge, nil
+		return nil, 0, worst.failure
 	}
 	m.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed(MetadataDocument, f) })
 	return m
 }
 
-func metadataFault(detail string) error { return failure.New(failure.Protocol, "metadata: "+detail) }
+func metadataFault(detail string) *failure.Error {
+	return failure.New(failure.Protocol, "metadata: "+detail)
+}
 
-// getMetadata tries the well-known URLs of the issuer in turn. It goes on only
-// after a 4xx other than 429.
-func getMetadata(ctx context.Context, c Config) (body []byte, maxAge time.Duration, err error) {
-	for _, target := range wellKnown(c.Issuer) {
-		body, maxAge, err = c.Upstream.GetDocument(ctx, target, "application/json", maxMetadataSize)
-		var status *upstream.StatusError
-		if !errors.As(err, &status) {
-			return body, maxAge, err
-		}
-		err = metadataFault(status.Error())
-		if status.Status == http.StatusTooManyRequests || status.Status >= 500 {
-			return nil, 0, failure.New(failure.Unavailable, "metadata: "+status.Error())
-		}
-		if status.Status < 400 {
-			return nil, 0, err
-		}
+// An unusable is the reason why a well-known URL gave no metadata. If none of
+// them did, the greatest weight tells most.
+type unusable struct {
+	weight  weight
+	failure *failure.Error
+}
+
+type weight int
+
+// The weights. An outage comes first, because the metadata may be there once it
+// is over.
+const (
+	notFound    weight = iota + 1
+	wrongStatus        // any other than 404
+	notMetadata        // too large, compressed, not strict JSON, or without an issuer
+	wrongField         // an endpoint that must not be believed
+	wrongIssuer
+	outage
+)
+
+// tryURL gets the metadata at one URL, which may be another application's. If
+// old is not nil, the introspection endpoint must be at the same host still.
+func tryURL(ctx context.Context, c Config, target string, old *endpoints) (*endpoints, time.Duration, *unusable) {
+	body, maxAge, err := c.Upstream.GetDocument(ctx, target, "application/json", maxMetadataSize)
+	if err != nil {
+		return nil, 0, noMetadata(err)
 	}
-	return nil, 0, err
+	found, why := readMetadata(body, c)
+	if why == nil && old != nil && !sameHost(old.introspection, found.introspection) {
+		why = &unusable{wrongField, metadataFault("the introspection endpoint moved to another host")}
+	}
+	return found, maxAge, why
+}
+
+// noMetadata says what it means that there is no document.
+func noMetadata(err error) *unusable {
+	var status *upstream.StatusError
+	if !errors.As(err, &status) {
+		f := failure.From(err, failure.Unavailable, "metadata")
+		if f.IsOutage() {
+			return &unusable{outage, f}
+		}
+		return &unusable{notMetadata, f}
+	}
+	f := metadataFault(status.Error())
+	switch code := status.Status; {
+	case code == http.StatusTooManyRequests, code >= 500:
+		f.Class, f.Wait = failure.Unavailable, status.Wait
+		return &unusable{outage, f}
+	case code == http.StatusNotFound:
+		return &unusable{notFound, f}
+	}
+	return &unusable{wrongStatus, f}
 }
 
 // wellKnown returns the URLs at which an issuer's metadata may be. The
@@ -120,13 +167,16 @@ func wellKnown(issuer string) []string {
 
 // readMetadata reads the document. Its issuer must be identical to the
 // configured one (RFC 8414 section 3.3).
-func readMetadata(body []byte, c Config) (*endpoints, error) {
+func readMetadata(body []byte, c Config) (*endpoints, *unusable) {
 	members, err := jose.ParseObject(body)
 	if err != nil {
-		return nil, metadataFault("not strict JSON")
+		return nil, &unusable{notMetadata, metadataFault("not strict JSON")}
 	}
-	if named, _ := members.Get("issuer").Text(); named != c.Issuer {
-		return nil, metadataFault("issuer differs from the configured one")
+	switch named, ok := members.Get("issuer").Text(); {
+	case !ok:
+		return nil, &unusable{notMetadata, metadataFault("no issuer")}
+	case named != c.Issuer:
+		return nil, &unusable{wrongIssuer, metadataFault("issuer differs from the configured one")}
 	}
 	// Plain http on the loopback interface is only for an issuer that is there
 	// itself.
@@ -151,7 +201,7 @@ func readMetadata(body []byte, c Config) (*endpoints, error) {
 		}
 		text, ok := v.Text()
 		if !ok || upstream.CheckURL(text, c.InsecureHTTP) != "" || https && !isHTTPS(text) {
-			return nil, metadataFault(endpoint.name + " is not an absolute https URL")
+			return nil, &unusable{wrongField, metadataFault(endpoint.name + " is not an absolute https URL")}
 		}
 		*endpoint.to = text
 	}
