@@ -19,13 +19,15 @@ type authority struct {
 	gate            *gate.Gate
 	ask             func(ctx context.Context, token string) (*introspection.Answer, error)
 	verifySignature func(ctx context.Context, jwt string, msg *jose.Message) (*issuer.Key, error)
+	ready           func() error // why no answer could be verified now, so that none is asked for
 	rules           claims.Rules
 	warm            []func(context.Context) error // what Warm fetches
 }
 
 func newAuthority(c *config, log *eventLog) *authority {
 	a := &authority{
-		gate: gate.New(c.maxInFlight, c.timeout),
+		gate:  gate.New(c.maxInFlight, c.timeout),
+		ready: func() error { return nil },
 		rules: claims.Rules{
 			Issuer:     c.issuer,
 			Audience:   c.audience,
@@ -98,6 +100,7 @@ func (a *authority) useKeys(c *config, published issuer.Config, metadata *issuer
 	a.verifySignature = func(ctx context.Context, _ string, msg *jose.Message) (*issuer.Key, error) {
 		return keys.Verify(ctx, msg)
 	}
+	a.ready = keys.Unavailable
 	a.warm = append(a.warm, keys.Fetch)
 }
 

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,8 +51,8 @@ func TestModelPermitsEveryAnswer(t *testing.T) {
 		}
 	})
 	ok, hits, all := total.ok.Load(), total.hits.Load(), total.requests.Load()
-	t.Logf("%d requests: %d OK, %d of them hits, %d inactive, %d refused JWTs, %d unavailable, %d unusable, %d left; "+
-		"%d lookups, %d double", all, ok, hits, total.inactive.Load(), total.refused.Load(), total.unavailable.Load(),
+	t.Logf("%d requests: %d OK, %d of them hits, %d inactive, %d refused JWTs, %d undecided, %d unavailable, %d unusable, %d left; "+
+		"%d lookups, %d double", all, ok, hits, total.inactive.Load(), total.refused.Load(), total.undecided.Load(), total.unavailable.Load(),
 		total.unusable.Load(), total.left.Load(), total.lookups.Load(), total.double.Load())
 	// A history in which little happens proves little. What is rare is only
 	// sure to happen at full length.
@@ -66,7 +67,7 @@ func TestModelPermitsEveryAnswer(t *testing.T) {
 }
 
 type modelCounts struct {
-	requests, ok, hits, stale, inactive, refused, unavailable, unusable, left, lookups, double atomic.Int64
+	requests, ok, hits, stale, inactive, refused, unavailable, undecided, unusable, left, lookups, double atomic.Int64
 }
 
 const modelTimeout = 2 * time.Second // of one lookup
@@ -283,7 +284,7 @@ func (w *model) administer() {
 			}
 		case n < 50:
 			// Two rotations within the pause between two key set fetches would
-			// refuse good tokens, as documented.
+			// make good tokens wait.
 			if time.Since(w.rotated) > 25*time.Second {
 				w.rotate(r.IntN(2) == 0)
 			}
@@ -459,6 +460,11 @@ func (w *model) awaited(l *modelLookup, req *modelRequest, now time.Time) bool {
 	return !l.landed.at.Before(req.start.at) || now.Equal(w.fetching[1]) && !l.landed.at.Before(w.fetching[0])
 }
 
+// unknown reports whether the key is not in the latest key set.
+func (w *model) unknown(key *modelKey) bool {
+	return !key.left.IsZero() || w.fetched.seq < key.published.seq
+}
+
 // undisturbed reports whether no Forget came between the begin of the lookup
 // and its end.
 func (w *model) undisturbed(l *modelLookup) bool {
@@ -480,7 +486,7 @@ func (w *model) checkRejection(req *modelRequest) {
 	case phantom.ReasonJWTRejected:
 		w.counts.refused.Add(1)
 		because = func(l *modelLookup) bool {
-			unknown := l.key != nil && (!l.key.left.IsZero() || w.fetched.seq < l.key.published.seq)
+			unknown := l.key != nil && w.unknown(l.key) && w.fetched.seq > l.landed.seq
 			expired := !now.Before(l.token.exp.Add(w.leeway)) || !now.Before(l.expiry)
 			return l.active && w.awaited(l, req, now) && (unknown || expired)
 		}
@@ -491,6 +497,10 @@ func (w *model) checkRejection(req *modelRequest) {
 		w.counts.unavailable.Add(1)
 		if !now.Before(req.leaves) {
 			w.counts.left.Add(1)
+		} else if reason == phantom.ReasonKeysUnavailable && slices.ContainsFunc(req.token.lookups, func(l *modelLookup) bool {
+			return l.active && w.awaited(l, req, now) && w.unknown(l.key)
+		}) {
+			w.counts.undecided.Add(1) // until the key set may be fetched again
 		} else if now.Sub(w.fault) > 35*time.Second && w.well.After(w.fault) && w.well.Before(req.start.at) {
 			// An open breaker lets one probe through at a time.
 			w.violated("unavailable, but nothing has failed: %v", req.rejected)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/jose"
+	"github.com/phantom-token/phantom/internal/upstream"
 )
 
 // A Key is a public key of the issuer. When it leaves the issuer's set it is
@@ -63,6 +64,11 @@ func (l KeyList) verify(msg *jose.Message, most int) (*Key, error) {
 	return nil, refused
 }
 
+// has reports whether the list has a key with that kid.
+func (l KeyList) has(kid string) bool {
+	return kid != "" && slices.ContainsFunc(l, func(k *Key) bool { return k.ID() == kid })
+}
+
 // Refusal turns what jose says of a JWT into a failure: a verdict if the JWT is
 // well formed, the server's fault if it is not. The verdict lasts unless other
 // keys could change it.
@@ -102,15 +108,20 @@ func NewKeys(c Config, url func(context.Context) (string, error)) *Keys {
 			return nil, 0, noKeySet(err)
 		}
 		c.Events.KeysDropped(dropped)
+		if len(parsed) == 0 {
+			// It would refuse all JWTs, but says nothing about any of them.
+			return nil, 0, failure.New(failure.NoKeys, "key set: no usable key in it")
+		}
 		return replaceKeys(old, append(parsed, unusable...)), maxAge, nil
 	}
 	k.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed(KeySetDocument, f) })
 	return k
 }
 
-// replaceKeys makes the new set. A key that is in both sets stays the same Key.
-// A key that is only in the old one is retired. A key that is listed twice
-// counts once, or only one of the two would be retired.
+// replaceKeys makes the new set, or returns the old one if it has the same keys.
+// A key that is in both sets stays the same Key. A key that is only in the old
+// one is retired. A key that is listed twice counts once, or only one of the two
+// would be retired.
 func replaceKeys(old *KeyList, parsed []*jose.Key) *KeyList {
 	gone := map[[32]byte]*Key{}
 	if old != nil {
@@ -120,6 +131,7 @@ func replaceKeys(old *KeyList, parsed []*jose.Key) *KeyList {
 	}
 	list := make(KeyList, 0, len(parsed))
 	listed := map[[32]byte]bool{}
+	news := old == nil
 	for _, key := range parsed {
 		id := key.Thumbprint()
 		if listed[id] {
@@ -128,10 +140,13 @@ func replaceKeys(old *KeyList, parsed []*jose.Key) *KeyList {
 		listed[id] = true
 		kept, ok := gone[id]
 		if !ok {
-			kept = &Key{Key: key}
+			kept, news = &Key{Key: key}, true
 		}
 		delete(gone, id)
 		list = append(list, kept)
+	}
+	if !news && len(gone) == 0 {
+		return old
 	}
 	for _, key := range gone {
 		key.retired.Store(true)
@@ -140,8 +155,9 @@ func replaceKeys(old *KeyList, parsed []*jose.Key) *KeyList {
 }
 
 // Verify checks the JWT with the current keys. If none of them fits, it
-// refetches the set until it has one that was requested after the JWT came, or
-// until it is too early for another refetch. It returns the key that fits.
+// refetches the set until it has one that was requested after the JWT came. If
+// it is too early for that, an unknown key is no reason to refuse the JWT yet,
+// but a known one is. Verify returns the key that fits.
 func (k *Keys) Verify(ctx context.Context, msg *jose.Message) (*Key, error) {
 	before, received := k.current.Load(), k.clock.Now()
 	set, err := k.get(ctx)
@@ -154,10 +170,28 @@ func (k *Keys) Verify(ctx context.Context, msg *jose.Message) (*Key, error) {
 			return key, refused
 		}
 		last := set
-		if set, err = k.newerThan(ctx, last); err == nil && set == last {
+		set, err = k.newerThan(ctx, last)
+		var early *tooEarlyError
+		switch {
+		case !errors.As(err, &early):
+		case last.value.has(msg.KeyID):
 			return nil, refused
+		default:
+			unknown := failure.New(failure.NoKeys, "unknown key, and the key set was fetched a moment ago")
+			unknown.Wait = early.left
+			return nil, unknown
 		}
 	}
+}
+
+// Unavailable returns the error of Verify while it is known without a fetch:
+// there is no key set in use, and it is too early for another attempt to get
+// one. Otherwise it returns nil. It does no I/O.
+func (k *Keys) Unavailable() error {
+	if err := k.unavailable(); err != nil {
+		return keysUnavailable(err)
+	}
+	return nil
 }
 
 // Fetch fetches the key set unless it is there.
@@ -171,12 +205,16 @@ func (k *Keys) Fetch(ctx context.Context) error {
 // noKeySet says why there is no key set. No answer to the request for it is a
 // verdict on the JWT.
 func noKeySet(err error) error {
-	detail := err.Error() // a status, or what is wrong with the JSON
+	none := failure.New(failure.NoKeys, "key set: "+err.Error())
+	var status *upstream.StatusError
 	var f *failure.Error
-	if errors.As(err, &f) {
-		detail = f.Detail
+	switch {
+	case errors.As(err, &status):
+		none.Wait = status.Wait
+	case errors.As(err, &f):
+		none.Detail = "key set: " + f.Detail
 	}
-	return failure.New(failure.NoKeys, "key set: "+detail)
+	return none
 }
 
 // keysUnavailable turns an outage into missing keys. A fault of the metadata
