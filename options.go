@@ -81,7 +81,8 @@ func defaults() *config {
 // required. It must be an absolute https URL without query or fragment (RFC
 // 8414 section 2), and is compared byte by byte with the iss claim (RFC 9068
 // section 4). The endpoints that no option names come from its metadata, when
-// they are first needed.
+// they are first needed. These are looked for at each of its well-known URLs
+// (RFC 8414 section 3, OpenID Connect Discovery) until one of them has them.
 func WithIssuer(issuer string) Option {
 	return with("WithIssuer", func(c *config) { c.issuer = issuer })
 }
@@ -110,7 +111,8 @@ func WithIntrospectionEndpoint(url string) Option {
 
 // WithJWKSURL sets the URL of the issuer's key set (RFC 7517). Default: the one
 // in the issuer's metadata. It must be absolute https. It excludes
-// [WithKeySet].
+// [WithKeySet]. While there are no keys, because each fetch fails or the host
+// asks to wait, the introspection endpoint is not asked.
 func WithJWKSURL(url string) Option {
 	return with("WithJWKSURL", func(c *config) { c.jwksURL = url })
 }
@@ -239,17 +241,21 @@ func WithMaxInFlight(n int) Option {
 // WithHTTPClient sets the client for requests to the authorization server. Only
 // its transport is used: there are no redirects and no cookies, and the other
 // options set the time limits. A client without a transport gets the default
-// one, which uses no proxy, speaks HTTP/1.1 and keeps as many connections as
-// there may be lookups at once. A transport of yours has its own bounds; the
-// example of [TLSClientAuth] has sensible ones.
+// one, which uses no proxy, speaks HTTP/1.1, keeps as many connections as there
+// may be lookups at once, and uses none for more than two minutes, so that a
+// new address of the server is noticed. A transport of yours has its own bounds,
+// and its idle connections stay open after a lookup that failed; the example of
+// [TLSClientAuth] has sensible ones.
 func WithHTTPClient(client *http.Client) Option {
 	return with("WithHTTPClient", func(c *config) { c.client = client })
 }
 
 // WithTokenExtractor replaces the reading of the Authorization field. An empty
-// token without an error means that the request has none. An error that is not
-// an [*Error] and wraps no Err variable of this package means a malformed
-// request, status 400. The token must be a b64token (RFC 6750 section 2.1).
+// token without an error means that the request has none. An error that wraps
+// [ErrUnavailable], such as that of a session store that is down, gives 503. An
+// error that is not an [*Error] and wraps no Err variable of this package means
+// a malformed request, status 400. The token must be a b64token (RFC 6750
+// section 2.1).
 //
 // The next handler gets the JWT in Authorization. The token stays where the
 // extractor found it, and an inner handler of the same Middleware calls the

@@ -14,6 +14,7 @@ package phantom
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -262,6 +263,13 @@ func (m *Middleware) token(r *http.Request) (string, error) {
 	}
 	token, err := m.extract(r)
 	switch {
+	case errors.Is(err, ErrUnavailable):
+		// Then it is no verdict on the request, whatever else it says.
+		f := translate(err, failure.Unavailable, "token extractor")
+		if !f.IsOutage() {
+			f = &failure.Error{Class: failure.Unavailable, Detail: "token extractor", Wait: f.Wait}
+		}
+		return "", f
 	case err != nil:
 		return "", translate(err, failure.Malformed, "token extractor")
 	case token == "":

@@ -20,7 +20,10 @@ func fromCookie(r *http.Request) (string, error) {
 }
 
 // The extractor alone decides whether there is a token. What it returns meets
-// the same rules as a token in Authorization.
+// the same rules as a token in Authorization. An error that wraps ErrUnavailable
+// is an outage, whatever else it says.
+//
+// Catalogue: Y9.
 func TestTokenExtractor(t *testing.T) {
 	give := func(token string, err error) func(*http.Request) (string, error) {
 		return func(*http.Request) (string, error) { return token, err }
@@ -41,6 +44,16 @@ func TestTokenExtractor(t *testing.T) {
 		{"ErrInvalidRequest", give("", phantom.ErrInvalidRequest), code400R, code400R},
 		{"ErrInvalidToken", give("", phantom.ErrInvalidToken), code401T, code401T},
 		{"ErrUnavailable", give("", phantom.ErrUnavailable), code503A, code503A},
+		{"ErrUnavailable, wrapped", give("", fmt.Errorf("session store: %w", phantom.ErrUnavailable)), code503A, code503A},
+		{"ErrUnavailable behind ErrNoToken", give("", fmt.Errorf("%w: %w", phantom.ErrNoToken, phantom.ErrUnavailable)), code503A, code503A},
+		{"ErrUnavailable and a verdict", give("", errors.Join(phantom.ErrInvalidToken, phantom.ErrUnavailable)), code503A, code503A},
+		{"ErrUnavailable in an Error without Reason", give("", &phantom.Error{Err: phantom.ErrUnavailable}), code503A, code503A},
+		{"the same, wrapped", give("", fmt.Errorf("store: %w", &phantom.Error{Detail: "store", Err: phantom.ErrUnavailable})), code503A, code503A},
+		{"ErrUnavailable in an Error of an unknown Reason", give("", &phantom.Error{Reason: "store_down", Err: phantom.ErrUnavailable}), code503A, code503A},
+		{"ErrUnavailable in an Error with a Status", give("", &phantom.Error{Status: 401, Err: phantom.ErrUnavailable}), code503A, code503A},
+		{"ErrUnavailable beside an Error that is a verdict", give("", errors.Join(&phantom.Error{Reason: phantom.ReasonInactive}, phantom.ErrUnavailable)), code503A, code503A},
+		{"an Error of a Middleware that found the server unavailable", give("", &phantom.Error{Reason: phantom.ReasonUnavailable}), code503A, code503A},
+		{"ErrUnavailable beside a token", give("good-token", phantom.ErrUnavailable), code503A, code503A},
 		{"an Error", give("", &phantom.Error{Reason: phantom.ReasonInactive}), code401T, code401T},
 		{"a typed nil Error", give("good-token", (*phantom.Error)(nil)), code500I, code500I},
 		{"a space", give("good-token ", nil), code400R, code400R},
