@@ -135,20 +135,11 @@ func (l *lookup) answeredMeanwhile() (*Token, error) {
 
 // ask asks the authorization server, once the gate permits.
 func (l *lookup) ask(ctx context.Context) (answer *introspection.Answer, err error) {
-<<<<<<< HEAD
-	err = l.m.authority.gate.Do(ctx, l.class, func(ctx context.Context) (err error) {
-		l.askedAt = l.m.memory.questions.Put(l.question)
-=======
 	if err := l.m.authority.ready(); err != nil {
 		return nil, err
 	}
-	class := gate.NewToken
-	if l.wasGood {
-		class = gate.KnownToken
-	}
-	err = l.m.authority.gate.Do(ctx, class, func(ctx context.Context) (err error) {
-		l.askedAt = l.m.memory.clock.Now()
->>>>>>> c500eed (issuer: refuse no JWT for keys that are not there yet)
+	err = l.m.authority.gate.Do(ctx, l.class, func(ctx context.Context) (err error) {
+		l.askedAt = l.m.memory.questions.Put(l.question)
 		answer, err = l.m.authority.ask(ctx, l.token)
 		if !l.m.memory.questions.InTime(l.question) {
 			// A hook was deaf to its context, or the machine slept: the answer may

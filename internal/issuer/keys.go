@@ -3,6 +3,7 @@ package issuer
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 

@@ -182,9 +182,9 @@ func readMetadata(body []byte, c Config) (*endpoints, *unusable) {
 	// itself.
 	https := !c.InsecureHTTP && isHTTPS(c.Issuer)
 	found := &endpoints{}
-	aliases, err := readAliases(members, c)
-	if err != nil {
-		return nil, err
+	aliases, why := readAliases(members, c)
+	if why != nil {
+		return nil, why
 	}
 	for _, endpoint := range []struct {
 		in   jose.Object
@@ -210,14 +210,14 @@ func readMetadata(body []byte, c Config) (*endpoints, *unusable) {
 
 // readAliases returns the endpoints that clients with a certificate must use in
 // place of the others (RFC 8705 section 5). For other clients there are none.
-func readAliases(members jose.Object, c Config) (jose.Object, error) {
+func readAliases(members jose.Object, c Config) (jose.Object, *unusable) {
 	v := members.Get("mtls_endpoint_aliases")
 	if !c.Certificate || !v.Exists() || v.IsNull() {
 		return jose.Object{}, nil
 	}
 	aliases, ok := v.Object()
 	if !ok {
-		return jose.Object{}, metadataFault("mtls_endpoint_aliases is no object")
+		return jose.Object{}, &unusable{wrongField, metadataFault("mtls_endpoint_aliases is no object")}
 	}
 	return aliases, nil
 }
