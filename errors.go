@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/failure"
@@ -231,8 +233,7 @@ const defaultRetryAfter = time.Second
 func rejection(err error) *Error {
 	f := failure.Of(err)
 	if carried, ok := f.Carried.(*Error); ok { //nolint:errorlint // only translate sets it
-		own := *carried
-		return &own
+		return carried.clone()
 	}
 	k := kinds[f.Class]
 	e := &Error{Reason: k.reason, Detail: f.Detail, Err: f.Cause}
@@ -240,6 +241,14 @@ func rejection(err error) *Error {
 		e.RetryAfter = max(f.Wait, defaultRetryAfter)
 	}
 	return e
+}
+
+// clone returns a copy that shares nothing with e, so that one request's Error
+// can be changed while others read theirs.
+func (e *Error) clone() *Error {
+	own := *e
+	own.Scopes, own.Params = slices.Clone(e.Scopes), maps.Clone(e.Params)
+	return &own
 }
 
 // insufficientScope is the rejection of a token that lacks scopes.
@@ -261,11 +270,11 @@ func translate(err error, fallback failure.Class, detail string) *failure.Error 
 	case e == nil:
 		return failure.New(failure.Internal, "a hook returned a nil *Error")
 	}
-	own := *e
+	own := e.clone()
 	if _, ok := classOf(e.Reason); !ok && (e.Reason == "" || fallback != failure.Insufficient) {
 		own.Reason = kinds[sentinelClass(e.Err, fallback)].reason
 	}
-	f := &failure.Error{Class: own.class(), Detail: own.Detail, Carried: &own}
+	f := &failure.Error{Class: own.class(), Detail: own.Detail, Carried: own}
 	if !f.IsVerdict() && own.StatusCode() < http.StatusInternalServerError {
 		f.Class = failure.Refused // its Status makes it a verdict
 	}

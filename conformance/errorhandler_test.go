@@ -9,7 +9,9 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -178,6 +180,141 @@ func (tc errorHandlerCase) want(s rejectedSetup) (status string, header http.Hea
 		status = s.code[:3]
 	}
 	return status, header, body
+}
+
+// An error handler that sets challenges of its own sends them beside ours. An
+// answer that had none is left with the handler's.
+//
+// Catalogue: Q4.
+func TestErrorHandlerThatSetsAChallenge(t *testing.T) {
+	const basic, digest = `Basic realm="api"`, `Digest realm="api"`
+	for _, tc := range []struct {
+		name  string
+		set   func(h http.Header)
+		added []string
+	}{
+		{"another one", func(h http.Header) { h.Set("WWW-Authenticate", basic) }, []string{basic}},
+		{"one beside it", func(h http.Header) { h.Add("WWW-Authenticate", basic) }, []string{basic}},
+		{"two others", func(h http.Header) { h["Www-Authenticate"] = []string{basic, digest} }, []string{basic, digest}},
+		{"before it", func(h http.Header) {
+			h["Www-Authenticate"] = append([]string{basic}, h["Www-Authenticate"]...)
+		}, []string{basic}},
+		{"over it", func(h http.Header) {
+			if values := h["Www-Authenticate"]; len(values) > 0 {
+				values[0] = basic
+			}
+			h.Set("WWW-Authenticate", basic)
+		}, []string{basic}},
+		{"another Bearer", func(h http.Header) { h.Set("WWW-Authenticate", `Bearer realm="mine"`) }, []string{`Bearer realm="mine"`}},
+	} {
+		for _, answer := range []struct {
+			name  string
+			write func(w http.ResponseWriter, e *phantom.Error)
+		}{
+			{"status", func(w http.ResponseWriter, e *phantom.Error) { w.WriteHeader(e.StatusCode()) }},
+			{"body", func(w http.ResponseWriter, _ *phantom.Error) { io.WriteString(w, "go away") }},
+			{"flush", func(w http.ResponseWriter, _ *phantom.Error) { http.NewResponseController(w).Flush() }},
+			{"nothing", func(http.ResponseWriter, *phantom.Error) {}},
+		} {
+			for _, s := range rejectedSetups {
+				as := s.server(t)
+				handler := func(w http.ResponseWriter, _ *http.Request, e *phantom.Error) {
+					tc.set(w.Header())
+					answer.write(w, e)
+				}
+				m := as.middleware(append(s.options, phantom.WithErrorHandler(handler))...)
+				rec := serve(m.Handler(&spy{}), get(s.authorization...))
+				want := tc.added
+				if ours := rejections[s.code].challenge; ours != "" {
+					want = append([]string{ours}, tc.added...)
+				} else if answer.name == "nothing" {
+					want = nil // the default answer of a 5xx has none
+				}
+				if got := rec.Result().Header["Www-Authenticate"]; !slices.Equal(got, want) || fmt.Sprint(rec.Code) != s.code[:3] {
+					t.Errorf("%s, %s, %s: %d %q, want %q", tc.name, answer.name, s.code, rec.Code, got, want)
+				}
+			}
+		}
+	}
+}
+
+// An error handler gets no way around its writer, to the connection or to the
+// server's own writer.
+//
+// Catalogue: Q4.
+func TestErrorHandlerCannotTakeTheConnection(t *testing.T) {
+	as := newAS(t)
+	handler := func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) {
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			conn.Close()
+		}
+		if _, ok := w.(http.Hijacker); ok {
+			t.Error("the writer can be hijacked")
+		}
+		if _, ok := w.(interface{ Unwrap() http.ResponseWriter }); ok {
+			t.Error("the writer can be unwrapped")
+		}
+		rc, far := http.NewResponseController(w), time.Now().Add(time.Hour)
+		if err := errors.Join(rc.SetReadDeadline(far), rc.SetWriteDeadline(far), rc.EnableFullDuplex()); err != nil {
+			t.Error(err)
+		}
+	}
+	rec := exchange(t, as.middleware(phantom.WithErrorHandler(handler)).Handler(&spy{}),
+		"GET / HTTP/1.1\r\nHost: rs.test\r\nConnection: close\r\n\r\n")
+	delete(rec.Header(), "Date")
+	delete(rec.Header(), "Connection")
+	checkRejection(t, rec, code401N, false)
+}
+
+// Each error handler has an Error of its own. What it does to that one reaches
+// neither another request nor the Error of the requirement or Introspector.
+//
+// Catalogue: Q5.
+func TestErrorHandlerOwnsItsError(t *testing.T) {
+	refusal := &phantom.Error{
+		Reason: phantom.ReasonScope, Status: 401, Code: "insufficient_user_authentication",
+		Scopes: []string{"admin"}, Params: map[string]string{"acr_values": "mfa"},
+	}
+	const challenge = `Bearer realm="api", error="insufficient_user_authentication", scope="admin", acr_values="mfa"`
+	spoil := func(e *phantom.Error) {
+		e.Scopes[0] = "evil"
+		e.Params["acr_values"], e.Params["evil"] = "evil", "1"
+	}
+	for _, tc := range []struct {
+		name   string
+		option phantom.Option
+	}{
+		{"requirement", phantom.WithRequirements(func(*phantom.Token) error { return refusal })},
+		{"wrapped", phantom.WithRequirements(func(*phantom.Token) error { return fmt.Errorf("no: %w", refusal) })},
+		{"extractor", phantom.WithTokenExtractor(func(*http.Request) (string, error) { return "", refusal })},
+	} {
+		as := newAS(t)
+		handler := phantom.WithErrorHandler(func(_ http.ResponseWriter, _ *http.Request, e *phantom.Error) { spoil(e) })
+		m := as.middleware(tc.option, handler)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range 50 {
+					rec := serve(m.Handler(&spy{}), get("Bearer opaque-token"))
+					if got := rec.Header()["Www-Authenticate"]; !slices.Equal(got, []string{challenge}) {
+						t.Errorf("%s: challenge %q", tc.name, got)
+					}
+					_, err := m.Authenticate(get("Bearer opaque-token"))
+					var own *phantom.Error
+					if !errors.As(err, &own) {
+						t.Errorf("%s: %v", tc.name, err)
+						return
+					}
+					spoil(own)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if len(refusal.Params) != 1 || refusal.Params["acr_values"] != "mfa" || refusal.Scopes[0] != "admin" {
+		t.Errorf("the requirement's own Error became %v %v", refusal.Params, refusal.Scopes)
+	}
 }
 
 // An outer handler announces the length of the answer it expects. The error

@@ -372,8 +372,11 @@ func (*modelRequest) Header() http.Header         { return http.Header{} }
 func (*modelRequest) Write(p []byte) (int, error) { return len(p), nil }
 func (*modelRequest) WriteHeader(int)             {}
 
-func modelRejected(w http.ResponseWriter, _ *http.Request, err *phantom.Error) {
-	w.(interface{ Unwrap() http.ResponseWriter }).Unwrap().(*modelRequest).rejected = err
+// requestKey is the key of the modelRequest in its request's context.
+type requestKey struct{}
+
+func modelRejected(w http.ResponseWriter, r *http.Request, err *phantom.Error) {
+	r.Context().Value(requestKey{}).(*modelRequest).rejected = err
 	w.WriteHeader(err.StatusCode())
 }
 
@@ -388,7 +391,7 @@ func (w *model) request(token *modelToken, patience time.Duration) {
 	w.mu.Unlock()
 	header := http.Header{"Authorization": {"Bearer " + token.text}}
 	r := &http.Request{Method: http.MethodGet, URL: modelURL, Header: header}
-	w.handler.ServeHTTP(req, r.WithContext(ctx))
+	w.handler.ServeHTTP(req, r.WithContext(context.WithValue(ctx, requestKey{}, req)))
 	w.counts.requests.Add(1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
