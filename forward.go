@@ -31,9 +31,10 @@ func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 	if connection := header["Connection"]; len(connection) > 0 {
 		cleanConnection(header, connection)
 	}
-	if r.Trailer != nil {
+	// A body of unknown length may bring a trailer that was not announced.
+	if r.Trailer != nil || r.ContentLength < 0 {
 		out.Trailer = http.Header{}
-		body := &trailingBody{r.Body, r.Trailer, out.Trailer}
+		body := &trailingBody{r.Body, r, out.Trailer}
 		body.copyTrailer()
 		if r.Body != nil {
 			out.Body = body
@@ -44,10 +45,12 @@ func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 }
 
 // A trailingBody copies the request's trailer, except for Authorization, for
-// next. The trailer is complete when the body ends.
+// next. The trailer is complete when the body ends. If none was announced,
+// net/http makes the request's map only then.
 type trailingBody struct {
 	io.ReadCloser
-	from, to http.Header
+	from *http.Request
+	to   http.Header
 }
 
 func (b *trailingBody) Read(p []byte) (int, error) {
@@ -59,7 +62,7 @@ func (b *trailingBody) Read(p []byte) (int, error) {
 }
 
 func (b *trailingBody) copyTrailer() {
-	for name, values := range b.from {
+	for name, values := range b.from.Trailer {
 		if !httpauth.IsAuthorization(name) {
 			b.to[name] = values
 		}

@@ -15,6 +15,7 @@ package phantom
 import (
 	"context"
 	"errors"
+	"mime/multipart"
 	"net/http"
 	"slices"
 	"time"
@@ -60,7 +61,9 @@ func New(opts ...Option) (*Middleware, error) {
 
 // Handler returns a handler that requires a token and hands requests on to next
 // with the token's JWT in Authorization and the [Token] in the context. The
-// request that next gets is a shallow copy with a header map of its own.
+// request that next gets is a shallow copy with a header map of its own. When
+// next returns or panics, the temporary files of a form that it parsed are
+// removed, and r.Pattern is set if next was a mux and it was empty.
 //
 // The token is verified when the request comes. A handler that goes on for long,
 // with a websocket or an event stream, lives past the token's expiry and past a
@@ -121,6 +124,8 @@ func (m *Middleware) protect(next http.Handler, identify identifier, requirement
 		panic("phantom: nil next handler")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handled := handling{outer: r, inner: r, form: r.MultipartForm}
+		defer handled.end()
 		admitted, err := m.admit(r, identify, requirements)
 		if err != nil {
 			rejected := rejection(err)
@@ -128,8 +133,29 @@ func (m *Middleware) protect(next http.Handler, identify identifier, requirement
 			rejected = m.rejecter.reject(w, r, rejected)
 			return
 		}
+		handled.inner = admitted
 		next.ServeHTTP(w, admitted)
 	})
+}
+
+// A handling is what protect does with one request.
+type handling struct {
+	outer, inner *http.Request
+	form         *multipart.Form // of the outer request when it came
+}
+
+// end does for the copy that next had what net/http does for its own request
+// alone: it removes the temporary files of an uploaded form, and the outer
+// request learns the pattern that a mux found. It runs also when next panics.
+func (h *handling) end() {
+	if h.outer.Pattern == "" && h.inner.Pattern != "" {
+		h.outer.Pattern = h.inner.Pattern
+	}
+	for _, r := range [2]*http.Request{h.inner, h.outer} {
+		if form := r.MultipartForm; form != nil && form != h.form {
+			_ = form.RemoveAll() // what is gone already is no error
+		}
+	}
 }
 
 // admit decides on a request and returns the one to hand on.

@@ -84,6 +84,42 @@ func TestOtherTrailersArrive(t *testing.T) {
 	}
 }
 
+// A trailer that was not announced reaches next as an announced one does, also
+// through a copy of the request and through a handler of the same middleware.
+// Authorization never does.
+//
+// Catalogue: Q3.
+func TestTrailersThatWereNotAnnounced(t *testing.T) {
+	for _, announced := range []string{"", "Trailer: X-Sum\r\n", "Trailer: Authorization\r\n"} {
+		for _, credentials := range []string{"Authorization: Bearer opaque-token\r\n", ""} {
+			m := newAS(t).middleware()
+			for _, inner := range []mounting{
+				{"alone", plain}, {"copied", copied}, {"Optional", m.Optional},
+				{"twice", func(next http.Handler) http.Handler { return m.Optional(copied(m.Optional(next))) }},
+			} {
+				var before, after http.Header
+				next := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					before = r.Trailer.Clone()
+					if body := string(must(io.ReadAll(r.Body))); body != "body" {
+						t.Errorf("body %q", body)
+					}
+					after = r.Trailer
+				})
+				exchange(t, m.Optional(inner.wrap(next)), "POST /orders HTTP/1.1\r\nHost: rs.test\r\n"+
+					"Connection: close\r\n"+credentials+"Transfer-Encoding: chunked\r\n"+announced+
+					"\r\n4\r\nbody\r\n0\r\nX-Sum: 1\r\nX-Other: 2\r\nauthorization: Bearer evil-token\r\n\r\n")
+				want := http.Header{"X-Sum": {"1"}, "X-Other": {"2"}}
+				if _, ok := before["Authorization"]; ok || before["X-Other"] != nil {
+					t.Errorf("%s, %q: %q before the body", inner.name, announced, before)
+				}
+				if !maps.EqualFunc(after, want, slices.Equal) {
+					t.Errorf("%s, %q: %q came, want %q", inner.name, announced, after, want)
+				}
+			}
+		}
+	}
+}
+
 // The opaque token ends at the middleware. Neither the next handler nor the
 // upstream nor the client sees it.
 //
