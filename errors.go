@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/httpauth"
 )
 
 // The kinds of failure, to match with [errors.Is]. The first four are verdicts
@@ -184,7 +185,8 @@ func (e *Error) class() failure.Class {
 	return class
 }
 
-// kind returns what follows from e's class, Status and Code.
+// kind returns what follows from e's class, Status and Code. A token that is
+// too long has a text of its own: it is no use to look for another mistake.
 func (e *Error) kind() kind {
 	k := kinds[e.class()]
 	if e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden {
@@ -192,6 +194,9 @@ func (e *Error) kind() kind {
 	}
 	if e.Code != "" {
 		k.code = e.Code
+	}
+	if e.Reason == ReasonMalformedRequest && e.Detail == httpauth.TooLong {
+		k.text = "The bearer token is too long."
 	}
 	return k
 }

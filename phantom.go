@@ -255,8 +255,10 @@ func (m *Middleware) Authenticate(r *http.Request) (*Token, error) {
 	return m.authenticate(func() (*Token, bool, error) { return m.required(r) })
 }
 
-// Verify verifies an opaque token, for servers other than net/http's. The
-// error is an [*Error]. Requirements given to [WithRequirements] apply.
+// Verify verifies an opaque token, for servers other than net/http's. The token
+// must be a b64token (RFC 6750 section 2.1) or, with [WithTokenExtractor], what
+// an extractor may return. The error is an [*Error]. Requirements given to
+// [WithRequirements] apply.
 func (m *Middleware) Verify(ctx context.Context, token string) (*Token, error) {
 	return m.authenticate(func() (*Token, bool, error) { return m.verify(ctx, token) })
 }
@@ -306,7 +308,11 @@ func (m *Middleware) token(r *http.Request) (string, error) {
 
 // verify answers from memory or looks the token up.
 func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit bool, err error) {
-	if err := httpauth.CheckToken(token); err != nil {
+	check := httpauth.CheckToken
+	if m.extract != nil {
+		check = httpauth.CheckExtracted
+	}
+	if err := check(token); err != nil {
 		return nil, false, err
 	}
 	d := m.memory.digest(token)

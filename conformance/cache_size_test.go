@@ -223,7 +223,7 @@ func TestCacheMemoryIsWhatTheJWTsWeigh(t *testing.T) {
 	m := o.middleware(t, phantom.WithCacheSize(capacity))
 	before := heap()
 	for i := range 2 * capacity {
-		expect(t, "token", idOf(m, fmt.Sprintf("%08d", i)+strings.Repeat("t", 8<<10-8)), "id-1")
+		expect(t, "token", idOf(m, fmt.Sprintf("%08d", i)+strings.Repeat("t", 16<<10-8)), "id-1")
 	}
 	if grown := heap() - before; grown > capacity*(32<<10+1024) {
 		t.Errorf("%d bytes for each entry", grown/capacity)

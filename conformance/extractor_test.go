@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/phantom-token/phantom"
 )
@@ -96,6 +98,97 @@ func TestTokenExtractor(t *testing.T) {
 				t.Errorf("Optional: %s, want %s", got, tc.optional)
 			}
 		})
+	}
+}
+
+// An extractor's token may have any visible ASCII character but three, and the
+// server is asked about exactly that token. Verify follows the same grammar;
+// without an extractor it wants a b64token.
+//
+// Catalogue: Q8.
+func TestTokenExtractorMayFindAnyVisibleASCII(t *testing.T) {
+	const special = `,"\`
+	for c := range 256 {
+		token := "tok" + string([]byte{byte(c)}) + "en"
+		want, plain := code400R, code400R
+		if c > ' ' && c <= '~' && !strings.ContainsRune(special, rune(c)) {
+			want = codeOK
+		}
+		if strings.ContainsRune("-._~+/", rune(c)) || c < 128 && (unicode.IsLetter(rune(c)) || unicode.IsDigit(rune(c))) {
+			plain = codeOK
+		}
+		as := newAS(t)
+		m := as.middleware(phantom.WithTokenExtractor(func(*http.Request) (string, error) { return token, nil }))
+		if got := as.send(m.Handler, get()); got != want {
+			t.Errorf("byte %#x: %s, want %s", c, got, want)
+		}
+		if got := codeOf(m.Verify(t.Context(), token)); got != want {
+			t.Errorf("byte %#x: Verify: %s, want %s", c, got, want)
+		}
+		if asked := as.asked(); want == codeOK && !slices.Equal(asked, []string{token}) || want != codeOK && asked != nil {
+			t.Errorf("byte %#x: asked about %q", c, asked)
+		}
+		if got := codeOf(as.middleware().Verify(t.Context(), token)); got != plain {
+			t.Errorf("byte %#x: Verify without an extractor: %s, want %s", c, got, plain)
+		}
+	}
+}
+
+// Such tokens are like any other: first, last or alone, they are cached and
+// forgotten under their own name.
+//
+// Catalogue: Q8.
+func TestTokenExtractorTokensAreCached(t *testing.T) {
+	as := newAS(t)
+	m := as.middleware(phantom.WithTokenExtractor(fromCookie))
+	for _, token := range []string{"12|abc!def", "|", "=a=b", "!", "%7C", "a:b;c", "(a)", "{", "12|abc", "[]^`<>"} {
+		before := as.calls.Load()
+		for range 2 {
+			if got := codeOf(m.Verify(t.Context(), token)); got != codeOK {
+				t.Errorf("%q: %s", token, got)
+			}
+		}
+		if n := as.calls.Load() - before; n != 1 {
+			t.Errorf("%q: the server was asked %d times", token, n)
+		}
+		m.Forget(token)
+		if got := codeOf(m.Verify(t.Context(), token)); got != codeOK || as.calls.Load()-before != 2 {
+			t.Errorf("%q: %s after it was forgotten", token, got)
+		}
+	}
+}
+
+// A token that is too long is rejected in words of its own, wherever it is.
+//
+// Catalogue: Q7.
+func TestTokenTooLong(t *testing.T) {
+	as := newAS(t)
+	long := longestToken + "t"
+	for _, tc := range []struct {
+		name          string
+		options       []phantom.Option
+		authorization string
+	}{
+		{"Authorization", nil, "Bearer " + long},
+		{"malformed as well", nil, "Bearer " + longestToken + "|"},
+		{"extractor", []phantom.Option{
+			phantom.WithTokenExtractor(func(*http.Request) (string, error) { return long, nil }),
+		}, ""},
+	} {
+		m := as.middleware(tc.options...)
+		rec := serve(m.Handler(&spy{}), get(tc.authorization))
+		const body = `{"type":"about:blank","title":"Bad Request","status":400,"detail":"The bearer token is too long."}`
+		if rec.Code != 400 || rec.Header().Get("Www-Authenticate") != challengeTooLong || rec.Body.String() != body {
+			t.Errorf("%s: %d %v %s", tc.name, rec.Code, rec.Header(), rec.Body)
+		}
+		_, err := m.Verify(t.Context(), long)
+		var rejected *phantom.Error
+		if !errors.As(err, &rejected) || rejected.Detail != "token too long" || !errors.Is(err, phantom.ErrInvalidRequest) {
+			t.Errorf("%s: Verify: %v", tc.name, err)
+		}
+	}
+	if n := as.calls.Load(); n != 0 {
+		t.Errorf("the server was asked %d times", n)
 	}
 }
 

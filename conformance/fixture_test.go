@@ -368,6 +368,9 @@ var challenges = map[string]string{
 	code401T: `Bearer realm="api", error="invalid_token"`,
 }
 
+// challengeTooLong is the challenge of a 400R whose token is too long.
+const challengeTooLong = `Bearer realm="api", error="invalid_request", error_description="The bearer token is too long."`
+
 // outcome checks everything that an outcome code promises of an answer, and
 // returns the code that it is. The spy had run ranBefore times before.
 func (as *fakeAS) outcome(rec *httptest.ResponseRecorder, next *spy, ranBefore int) string {
@@ -417,6 +420,9 @@ func (as *fakeAS) rejection(rec *httptest.ResponseRecorder) string {
 			if strings.HasPrefix(name, code) && challenge[0] == challenges[name] {
 				return name
 			}
+		}
+		if challenge[0] == challengeTooLong {
+			return code400R
 		}
 		if rec.Code == 403 && strings.HasPrefix(challenge[0], `Bearer realm="api", error="insufficient_scope"`) {
 			return code403S

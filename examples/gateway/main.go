@@ -127,7 +127,7 @@ func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10, // a token may have 8 KiB
+		MaxHeaderBytes:    64 << 10, // a token may have 16 KiB
 		// OPTIONS * is a request like any other.
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(logger.Handler(), slog.LevelWarn),

@@ -15,8 +15,12 @@ import (
 // the token.
 const Bearer = "Bearer"
 
-// maxTokenSize is the longest opaque token that is looked at, in bytes.
-const maxTokenSize = 8 << 10
+// maxTokenSize is the longest opaque token that is looked at, in bytes. A JWT
+// of Keycloak with hundreds of groups fits.
+const maxTokenSize = 16 << 10
+
+// TooLong is the detail of a token beyond that size.
+const TooLong = "token too long"
 
 // Credentials returns the values of all Authorization fields, in any spelling:
 // net/http canonicalizes names on arrival, but an outer middleware can put any
@@ -75,13 +79,10 @@ func BearerToken(h http.Header) (string, error) {
 }
 
 // CheckToken refuses an empty token as missing, and one that is not a b64token
-// (RFC 6750 section 2.1) of at most 8 KiB as malformed.
+// (RFC 6750 section 2.1) of at most 16 KiB as malformed.
 func CheckToken(token string) error {
-	if token == "" {
-		return ErrNoToken
-	}
-	if len(token) > maxTokenSize {
-		return malformed("token too long")
+	if err := checkSize(token); err != nil {
+		return err
 	}
 	n := 0
 	for n < len(token) && b64tokenChar[token[n]] {
@@ -89,6 +90,31 @@ func CheckToken(token string) error {
 	}
 	if n == 0 || strings.Trim(token[n:], "=") != "" {
 		return malformed("not a b64token")
+	}
+	return nil
+}
+
+// CheckExtracted is CheckToken for a token that an extractor found. Some
+// servers issue tokens with a pipe or an exclamation mark, so it may have any
+// visible ASCII character but those that end a value in a list or in quotes.
+func CheckExtracted(token string) error {
+	if err := checkSize(token); err != nil {
+		return err
+	}
+	for i := range len(token) {
+		if c := token[i]; c <= ' ' || c > '~' || c == ',' || c == '"' || c == '\\' {
+			return malformed("a character that no token has")
+		}
+	}
+	return nil
+}
+
+func checkSize(token string) error {
+	switch {
+	case token == "":
+		return ErrNoToken
+	case len(token) > maxTokenSize:
+		return malformed(TooLong)
 	}
 	return nil
 }
