@@ -30,6 +30,10 @@ import (
 // safe for concurrent use, runs no goroutine while idle, and needs no closing.
 // The zero Middleware protects nothing, so it refuses to wrap a handler.
 type Middleware struct {
+	*parts // out of reach of fmt, which follows one pointer at most
+}
+
+type parts struct {
 	authority    *authority
 	memory       *memory
 	flights      *flight.Group[*Token]
@@ -48,7 +52,7 @@ func New(opts ...Option) (*Middleware, error) {
 		return nil, err
 	}
 	log := &eventLog{logger: c.logger, issuer: c.issuer}
-	return &Middleware{
+	return &Middleware{&parts{
 		authority:    newAuthority(c, log),
 		memory:       newMemory(c),
 		flights:      flight.New[*Token](c.timeout),
@@ -56,7 +60,7 @@ func New(opts ...Option) (*Middleware, error) {
 		requirements: c.requirements,
 		rejecter:     rejecter{realm: c.realm, resourceMetadata: c.resourceMetadata, handler: c.errorHandler},
 		log:          log,
-	}, nil
+	}}, nil
 }
 
 // Handler returns a handler that requires a token and hands requests on to next
@@ -117,7 +121,7 @@ type identifier func(r *http.Request) (tok *Token, hit bool, err error)
 
 // protect is the only place that calls next.
 func (m *Middleware) protect(next http.Handler, identify identifier, requirements []Requirement) http.Handler {
-	if m == nil || m.memory == nil {
+	if m == nil || m.parts == nil {
 		panic("phantom: a Middleware that New did not make protects nothing")
 	}
 	if next == nil {

@@ -26,7 +26,8 @@ import (
 // a Middleware makes one: the zero Token is of no use.
 //
 // A Token prints as a fixed text, so that it cannot end up in a log by
-// accident.
+// accident. Where fmt cannot ask it, in an unexported field, its JWT is out of
+// fmt's reach.
 type Token struct { //nolint:recvcheck // String and Format are there for a copied Token too
 	text             packedText // the Authorization field; the subject and the ID, unless they are long
 	digest           digest     // of the opaque token
@@ -39,19 +40,29 @@ type Token struct { //nolint:recvcheck // String and Format are there for a copi
 
 // packedText holds three texts in one string. A million Tokens may be
 // remembered: one string is one pointer for the garbage collector and one
-// allocation, in place of three.
+// allocation, in place of three. It is behind a pointer, because fmt follows one
+// in an unexported field, but only to a struct, a slice or a map.
 type packedText struct {
-	text                string
+	text                *string
 	firstEnd, secondEnd uint32
 }
 
-func packText(first, second, third string) packedText {
-	return packedText{first + second + third, uint32(len(first)), uint32(len(first) + len(second))}
+func packText(text *string, first, second, third string) packedText {
+	*text = first + second + third
+	return packedText{text, uint32(len(first)), uint32(len(first) + len(second))}
 }
 
-func (p *packedText) first() string  { return p.text[:p.firstEnd] }
-func (p *packedText) second() string { return p.text[p.firstEnd:p.secondEnd] }
-func (p *packedText) third() string  { return p.text[p.secondEnd:] }
+// whole is empty in the zero Token.
+func (p *packedText) whole() string {
+	if p.text == nil {
+		return ""
+	}
+	return *p.text
+}
+
+func (p *packedText) first() string  { return p.whole()[:p.firstEnd] }
+func (p *packedText) second() string { return p.whole()[p.firstEnd:p.secondEnd] }
+func (p *packedText) third() string  { return p.whole()[p.secondEnd:] }
 
 // common holds what many Tokens share, once for all of them.
 type common struct{ clientID, scope, audience string }
@@ -67,8 +78,14 @@ const (
 )
 
 func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *claims.Set, answer jose.Object) *Token {
-	t := &Token{
-		text:     keptText(jwt, set.Subject, set.ID),
+	// In one allocation, a hit finds the text beside the Token.
+	var made struct {
+		token Token
+		text  string
+	}
+	t := &made.token
+	*t = Token{
+		text:     keptText(&made.text, jwt, set.Subject, set.ID),
 		digest:   d,
 		common:   unique.Make(common{set.ClientID, set.Scope, strings.Join(set.Audience, "\x00")}),
 		owner:    owner,
@@ -85,14 +102,14 @@ func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *cla
 // keptText packs the Authorization field with subject and ID, if both are
 // short. It leaves out even the field's scheme if that were too much for one
 // block.
-func keptText(jwt, subject, id string) packedText {
+func keptText(text *string, jwt, subject, id string) packedText {
 	switch size := len(bearerPrefix) + len(jwt); {
 	case size > maxBlock:
-		return packText(strings.Clone(jwt), "", "")
+		return packText(text, strings.Clone(jwt), "", "")
 	case len(subject)+len(id) > maxKept, size+len(subject)+len(id) > maxBlock:
-		return packText(bearerPrefix+jwt, "", "")
+		return packText(text, bearerPrefix+jwt, "", "")
 	}
-	return packText(bearerPrefix+jwt, subject, id)
+	return packText(text, bearerPrefix+jwt, subject, id)
 }
 
 // isRetired reports whether the key that signed the JWT has left the issuer's
