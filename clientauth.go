@@ -54,10 +54,27 @@ func (c *clientAuth) forIssuer(issuer string) ClientAuth {
 }
 
 func (c *clientAuth) unfit(given *config) string {
-	if c.invalid == "" && c.certificates && given.transport() == nil {
+	switch transport := given.transport(); {
+	case c.invalid != "" || !c.certificates:
+		return c.invalid
+	case transport == nil:
 		return "TLSClientAuth needs WithHTTPClient, whose transport has the certificate"
+	case !mayHaveCertificate(transport):
+		return "TLSClientAuth needs a certificate, and the transport of WithHTTPClient has none: " +
+			"set Certificates or GetClientCertificate in its TLSClientConfig"
 	}
-	return c.invalid
+	return ""
+}
+
+// mayHaveCertificate sees into a transport of net/http alone.
+func mayHaveCertificate(transport http.RoundTripper) bool {
+	t, ok := transport.(*http.Transport)
+	//lint:ignore SA1019 one that still has DialTLS may use a certificate
+	if !ok || t == nil || t.DialTLSContext != nil || t.DialTLS != nil { //nolint:staticcheck // as above
+		return true
+	}
+	c := t.TLSClientConfig
+	return c != nil && (len(c.Certificates) > 0 || c.GetClientCertificate != nil)
 }
 
 // usesCertificate reports whether the client authenticates by mutual TLS.
@@ -77,19 +94,24 @@ func (c *clientAuth) Authenticate(req *http.Request, form url.Values) error {
 func (c *clientAuth) String() string   { return "phantom.ClientAuth(redacted)" }
 func (c *clientAuth) GoString() string { return c.String() }
 
-func requireNonEmpty(name, value string) string {
-	if value == "" {
+// textFault says what is wrong with a text of the credentials. It does not show
+// it.
+func textFault(name, value string) string {
+	switch {
+	case value == "":
 		return "empty " + name
+	case hasControl(value):
+		return "the " + name + " has a control character, such as the end of a line that it was read from"
 	}
 	return ""
 }
 
 // ClientSecretBasic sends the client's id and secret by HTTP Basic
 // authentication, each form-encoded first, as RFC 6749 section 2.3.1 demands.
-// Neither may be empty.
+// Neither may be empty or have a control character.
 func ClientSecretBasic(id, secret string) ClientAuth {
 	return &clientAuth{
-		invalid: cmp.Or(requireNonEmpty("client id", id), requireNonEmpty("client secret", secret)),
+		invalid: cmp.Or(textFault("client id", id), textFault("client secret", secret)),
 		set: func(_ *clientAuth, req *http.Request, _ url.Values) error {
 			req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
 			return nil
@@ -98,10 +120,10 @@ func ClientSecretBasic(id, secret string) ClientAuth {
 }
 
 // ClientSecretPost sends the client's id and secret in the form (RFC 6749
-// section 2.3.1). Neither may be empty.
+// section 2.3.1). Neither may be empty or have a control character.
 func ClientSecretPost(id, secret string) ClientAuth {
 	return &clientAuth{
-		invalid: cmp.Or(requireNonEmpty("client id", id), requireNonEmpty("client secret", secret)),
+		invalid: cmp.Or(textFault("client id", id), textFault("client secret", secret)),
 		set: func(_ *clientAuth, _ *http.Request, form url.Values) error {
 			form.Set("client_id", id)
 			form.Set("client_secret", secret)
@@ -117,10 +139,13 @@ const assertionLifetime = 60 * time.Second
 // section 2.2). It makes a new one for each attempt, valid for 60 seconds, with
 // the issuer as its audience, in one string. The id may not be empty. The alg
 // is one of RS, PS and ES 256/384/512 and EdDSA, and must fit the key; keyID
-// may be empty. [New] tells it the issuer, so a ClientAuth of your own cannot
-// delegate to it.
+// may be empty. Neither id nor keyID may have a control character. [New] tells
+// it the issuer, so a ClientAuth of your own cannot delegate to it.
 func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
-	invalid := requireNonEmpty("client id", id)
+	invalid := textFault("client id", id)
+	if keyID != "" {
+		invalid = cmp.Or(invalid, textFault("key id", keyID))
+	}
 	if isNil(key) {
 		invalid = "nil key"
 	} else if err := jose.SignerMatches(alg, publicKey(key)); err != nil {
@@ -162,14 +187,18 @@ func publicKey(key crypto.Signer) (pub crypto.PublicKey) {
 	return key.Public()
 }
 
-// TLSClientAuth sends the client's id, which may not be empty, in the form. The
-// client authenticates with the certificate of its TLS connection (RFC 8705
-// section 2), so [New] refuses it without a [WithHTTPClient] whose client has a
-// transport. If the endpoint comes from the issuer's metadata and these have an
-// alias of it for such clients, the alias is used (RFC 8705 section 5).
+// TLSClientAuth sends the client's id in the form. The id may not be empty or
+// have a control character. The client authenticates with the certificate of
+// its TLS connection (RFC 8705 section 2), so [New] refuses it without a
+// [WithHTTPClient] whose client has a transport. It also refuses an
+// [*http.Transport] that has no certificate: neither Certificates nor
+// GetClientCertificate, and no DialTLSContext. A transport of another type is
+// taken at its word.
+// If the endpoint comes from the issuer's metadata and these have an alias of it
+// for such clients, the alias is used (RFC 8705 section 5).
 func TLSClientAuth(id string) ClientAuth {
 	return &clientAuth{
-		invalid:      requireNonEmpty("client id", id),
+		invalid:      textFault("client id", id),
 		certificates: true,
 		set: func(_ *clientAuth, _ *http.Request, form url.Values) error {
 			form.Set("client_id", id)

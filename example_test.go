@@ -334,7 +334,7 @@ func ExampleNew_mistakes() {
 	)
 	fmt.Println(err)
 	// Output:
-	// phantom: WithIssuer: "http://login.example.com" is not https
+	// phantom: WithIssuer: "http://login.example.com" is not https; see WithInsecureHTTP
 	// phantom: WithAudience: is required
 	// phantom: WithClientAuth: empty client secret
 }

@@ -13,8 +13,9 @@ import (
 // of them together. If an argument is nil or empty, or the comment of an option
 // refuses it, New returns a [*ConfigError] that names the option. If an option
 // is given twice, the last one counts, except that [WithRequirements] adds up.
-// Functions and interfaces given to an option are called by many goroutines at
-// once.
+// A duration above 0 and below a millisecond is refused, because it is a number
+// that lacks its unit: WithMaxTTL(60) means 60 nanoseconds. Functions and
+// interfaces given to an option are called by many goroutines at once.
 type Option interface{ apply(c *config) }
 
 type option func(c *config)
@@ -89,7 +90,8 @@ func WithIssuer(issuer string) Option {
 
 // WithAudience names this resource server as the aud claim does: a JWT must
 // have at least one of the values (RFC 9068 section 4), byte by byte. It is
-// required unless [WithoutAudienceCheck] is given. No value may be empty.
+// required unless [WithoutAudienceCheck] is given. No value may be empty or
+// have a control character.
 func WithAudience(audience ...string) Option {
 	audience = slices.Clone(audience)
 	return with("WithAudience", func(c *config) { c.audience = audience })

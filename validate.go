@@ -6,7 +6,9 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/jose"
@@ -80,7 +82,7 @@ func (v *validator) identity() {
 		v.fault("WithIssuer", "is required")
 	}
 	if u, err := url.Parse(v.issuer); err == nil && (u.RawQuery != "" || u.ForceQuery) {
-		v.fault("WithIssuer", "%q has a query", upstream.WithoutQuery(v.issuer))
+		v.fault("WithIssuer", "%q has a query", upstream.Shown(v.issuer))
 	}
 	v.exclude("WithAudience", "WithoutAudienceCheck")
 	switch {
@@ -88,6 +90,8 @@ func (v *validator) identity() {
 		v.fault("WithAudience", "no values")
 	case v.given["WithAudience"] && slices.Contains(v.audience, ""):
 		v.fault("WithAudience", "an empty value")
+	case slices.ContainsFunc(v.audience, hasControl):
+		v.fault("WithAudience", "%q: a value has a control character", v.audience)
 	case !v.given["WithAudience"] && !v.given["WithoutAudienceCheck"]:
 		v.fault("WithAudience", "is required")
 	}
@@ -142,8 +146,8 @@ func (v *validator) keys() {
 
 // numbers checks sizes and times.
 func (v *validator) numbers() {
-	if v.leeway < 0 || v.leeway > maxLeeway {
-		v.fault("WithLeeway", "%v is not between 0 and %v", v.leeway, maxLeeway)
+	if v.leeway > maxLeeway {
+		v.fault("WithLeeway", "%v is more than %v", v.leeway, maxLeeway)
 	}
 	if v.cacheSize < 0 {
 		v.fault("WithCacheSize", "%d is negative", v.cacheSize)
@@ -151,16 +155,22 @@ func (v *validator) numbers() {
 	for _, d := range []struct {
 		option string
 		value  time.Duration
-	}{{"WithMaxTTL", v.maxTTL}, {"WithNegativeTTL", v.negativeTTL}, {"WithStaleIfError", v.staleIfError}} {
-		if d.value < 0 {
+	}{
+		{"WithLeeway", v.leeway}, {"WithMaxTTL", v.maxTTL}, {"WithNegativeTTL", v.negativeTTL},
+		{"WithStaleIfError", v.staleIfError}, {"WithTimeout", v.timeout},
+	} {
+		switch {
+		case d.value < 0:
 			v.fault(d.option, "%v is negative", d.value)
+		case d.value == 0 && d.option == "WithTimeout":
+			v.fault(d.option, "%v is not positive", d.value)
+		case d.value > 0 && d.value < time.Millisecond:
+			v.fault(d.option, "%v is less than a millisecond: a number without a unit counts nanoseconds, "+
+				"60 seconds are 60*time.Second", d.value)
 		}
 	}
 	if !(v.refreshAhead >= 0 && v.refreshAhead < 1) { // NaN is not
 		v.fault("WithRefreshAhead", "%v is not at least 0 and less than 1", v.refreshAhead)
-	}
-	if v.timeout <= 0 {
-		v.fault("WithTimeout", "%v is not positive", v.timeout)
 	}
 	if v.maxInFlight < 1 {
 		v.fault("WithMaxInFlight", "%d is not positive", v.maxInFlight)
@@ -199,6 +209,10 @@ func (v *validator) hooks() {
 		}
 	}
 }
+
+// hasControl reports whether a text has a control character, as one has that
+// was read from a file together with the end of the line.
+func hasControl(text string) bool { return strings.ContainsFunc(text, unicode.IsControl) }
 
 // isNil also sees a nil pointer inside an interface.
 func isNil(v any) bool {

@@ -45,7 +45,7 @@ func TestCacheSeesARevocation(t *testing.T) {
 		{"stale during outages", []phantom.Option{phantom.WithStaleIfError(time.Hour)}},
 		{"not cached", []phantom.Option{phantom.WithMaxTTL(0)}},
 		{"cached for a second", []phantom.Option{phantom.WithMaxTTL(time.Second)}},
-		{"cached for an instant", []phantom.Option{phantom.WithMaxTTL(1)}},
+		{"cached for an instant", []phantom.Option{phantom.WithMaxTTL(time.Millisecond)}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

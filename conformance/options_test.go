@@ -8,9 +8,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -197,7 +201,7 @@ func credentialFaults() []configFault {
 		{"assertion without a signature", "", opts{phantom.WithClientAuth(phantom.PrivateKeyJWT(clientID, "k", "none", p256Key()))}, []string{"WithClientAuth"}},
 		{"certificate without id", "", opts{
 			phantom.WithClientAuth(phantom.TLSClientAuth("")),
-			phantom.WithHTTPClient(&http.Client{Transport: &http.Transport{}}),
+			phantom.WithHTTPClient(&http.Client{Transport: withCertificate()}),
 		}, []string{"WithClientAuth"}},
 		{"certificate without client", "", opts{phantom.WithClientAuth(phantom.TLSClientAuth(clientID))}, []string{"WithClientAuth"}},
 		{"certificate without transport", "", opts{
@@ -389,7 +393,10 @@ func TestConfigurations(t *testing.T) {
 			phantom.WithMaxTTL(math.MaxInt64), phantom.WithNegativeTTL(math.MaxInt64),
 			phantom.WithStaleIfError(math.MaxInt64), phantom.WithTimeout(math.MaxInt64),
 		}},
-		{"shortest TTL", opts{phantom.WithMaxTTL(1), phantom.WithNegativeTTL(1)}},
+		{"shortest times", opts{
+			phantom.WithMaxTTL(time.Millisecond), phantom.WithNegativeTTL(time.Millisecond),
+			phantom.WithStaleIfError(time.Millisecond), phantom.WithLeeway(time.Millisecond),
+		}},
 		{"refresh off", opts{phantom.WithRefreshAhead(0)}},
 		{"refresh early", opts{phantom.WithRefreshAhead(math.SmallestNonzeroFloat64)}},
 		{"one in flight", opts{phantom.WithMaxInFlight(1)}},
@@ -434,7 +441,7 @@ func TestConfigurationsWithoutFault(t *testing.T) {
 		{"query", "", opts{phantom.WithIntrospectionEndpoint("https://as.test/introspect?tenant=1")}},
 		{"static keys", "", opts{phantom.WithKeySet(phantom.StaticKeys(key.Public(), rsaKey().Public(), edKey().Public()))}},
 		{"assertion", "", opts{phantom.WithClientAuth(phantom.PrivateKeyJWT(clientID, "", "ES256", key))}},
-		{"certificate", "", opts{phantom.WithClientAuth(phantom.TLSClientAuth(clientID)), phantom.WithHTTPClient(&http.Client{Transport: &http.Transport{}})}},
+		{"certificate", "", opts{phantom.WithClientAuth(phantom.TLSClientAuth(clientID)), phantom.WithHTTPClient(&http.Client{Transport: withCertificate()})}},
 		{"no credentials", "", opts{phantom.WithClientAuth(phantom.NoClientAuth())}},
 		{"own credentials", "", opts{phantom.WithClientAuth(&pointerHook{})}},
 		{"member", "", opts{phantom.WithJSONResponse("jwt")}},
@@ -473,6 +480,175 @@ func TestOptionsAreValues(t *testing.T) {
 	}
 	if got := as.try(must(phantom.New(again...)), "opaque-token"); got != codeOK {
 		t.Errorf("%s", got)
+	}
+}
+
+// withCertificate returns a transport with a client certificate.
+func withCertificate() *http.Transport {
+	return &http.Transport{TLSClientConfig: &tls.Config{Certificates: []tls.Certificate{{}}, MinVersion: tls.VersionTLS12}}
+}
+
+// A transport of net/http is asked whether it has a certificate. What cannot be
+// seen is believed.
+//
+// Catalogue: Q11.
+func TestTLSClientAuthNeedsACertificate(t *testing.T) {
+	dial := func(context.Context, string, string) (net.Conn, error) { return nil, io.EOF }
+	tlsConfig := func(c *tls.Config) *http.Transport { return &http.Transport{TLSClientConfig: c} }
+	for _, tc := range []struct {
+		name      string
+		transport http.RoundTripper
+		want      string // the fault; empty: none
+	}{
+		{"empty", &http.Transport{}, "the transport of WithHTTPClient has none"},
+		{"default", http.DefaultTransport, "the transport of WithHTTPClient has none"},
+		{"roots alone", tlsConfig(&tls.Config{RootCAs: x509.NewCertPool()}), "set Certificates or GetClientCertificate"},
+		{"a dialer for plain connections", &http.Transport{DialContext: dial}, "the transport of WithHTTPClient has none"},
+		{"no transport", nil, "needs WithHTTPClient"},
+		{"certificate", withCertificate(), ""},
+		{"certificate on demand", tlsConfig(&tls.Config{
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return nil, io.EOF },
+		}), ""},
+		{"own TLS", &http.Transport{DialTLSContext: dial}, ""},
+		{"own TLS, the old way", &http.Transport{DialTLS: func(string, string) (net.Conn, error) { return nil, io.EOF }}, ""},
+		{"another type", newAS(t), ""},
+		{"inside another type", struct{ http.RoundTripper }{&http.Transport{}}, ""},
+	} {
+		_, err := phantom.New(append(basics("WithClientAuth"),
+			phantom.WithClientAuth(phantom.TLSClientAuth(clientID)), phantom.WithHTTPClient(&http.Client{Transport: tc.transport}))...)
+		checkFault(t, tc.name, err, "WithClientAuth", tc.want)
+	}
+}
+
+// checkFault checks that err is one fault of the option, with a text that has
+// the given part and no secret. Without a part there is no fault.
+func checkFault(t *testing.T, name string, err error, option, part string) {
+	t.Helper()
+	if part == "" {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		return
+	}
+	var fault *phantom.ConfigError
+	if !errors.As(err, &fault) || fault.Option != option || !strings.Contains(fault.Reason, part) ||
+		strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hunter") {
+		t.Errorf("%s: %v, want a fault of %s with %q", name, err, option, part)
+	}
+}
+
+// The text of a fault in a URL quotes what may be shown and names the way out.
+// It never shows a password.
+//
+// Catalogue: Q11.
+func TestConfigErrorsOfURLs(t *testing.T) {
+	type maker = func(string) phantom.Option
+	makers := map[string]maker{
+		"WithIssuer": phantom.WithIssuer, "WithIntrospectionEndpoint": phantom.WithIntrospectionEndpoint,
+		"WithJWKSURL": phantom.WithJWKSURL, "WithResourceMetadataURL": phantom.WithResourceMetadataURL,
+	}
+	for _, tc := range []struct{ url, want string }{
+		{"https://gw:hunter2@as.test/", `"…@as.test/" has credentials in the URL`},
+		{"https://gw:hunter2@as.test/?x", `"…@as.test/" has credentials in the URL`},
+		{"https://gw:hunter2@as.test/?hunter2#hunter2", `"…@as.test/" has credentials in the URL`},
+		{"https://gw:hunter@2@as.test/", `"…@as.test/" has credentials in the URL`},
+		{"https://hunter2@as.test", `"…@as.test" has credentials in the URL`},
+		{"gw:hunter2@as.test/introspect?x", `"…@as.test/introspect" is not an absolute URL`},
+		{"//gw:hunter2@as.test", `"…@as.test" has credentials in the URL`},
+		{"https:/gw:hunter2@as.test", `"…@as.test" is not an absolute URL`},
+		{"https:gw:hunter2@as.test?x", `"…@as.test" is not an absolute URL`},
+		{"https://gw:hunter2@", `"…@" has credentials in the URL`},
+		{"https://as.test/%zz?hunter2", "not a URL"},
+		{"http://as.test/x?hunter2", `"http://as.test/x" is not https; see WithInsecureHTTP`},
+		{"http://localhost.as.test", `"http://localhost.as.test" is not https; see WithInsecureHTTP`},
+		{"ftp://as.test", `"ftp://as.test" is not https`},
+		{"as.test?hunter2", `"as.test" is not an absolute URL`},
+		{"https://as.test/#hunter2", `"https://as.test/" has a fragment`},
+	} {
+		for option, with := range makers {
+			_, err := phantom.New(append(basics(), with(tc.url))...)
+			checkFault(t, tc.url, errors.Join(firstOf(err)), option, tc.want)
+			if strings.Contains(err.Error(), "hunter") {
+				t.Errorf("%s: the password is shown: %v", option, err)
+			}
+		}
+	}
+	for _, url := range []string{"https://as.test?key=hunter2", "https://gw:hunter2@as.test/?x", "http://gw:hunter2@as.test/?x"} {
+		_, err := phantom.New(append(basics("WithIssuer"), phantom.WithIssuer(url))...)
+		if !strings.Contains(err.Error(), "has a query") || strings.Contains(err.Error(), "hunter") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+// firstOf returns the first of joined errors.
+func firstOf(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()[0]
+	}
+	return err
+}
+
+// A number in place of a duration counts nanoseconds. No option takes that for
+// meant.
+//
+// Catalogue: Q11.
+func TestConfigErrorsOfDurations(t *testing.T) {
+	for option, with := range map[string]func(time.Duration) phantom.Option{
+		"WithLeeway": phantom.WithLeeway, "WithMaxTTL": phantom.WithMaxTTL, "WithNegativeTTL": phantom.WithNegativeTTL,
+		"WithStaleIfError": phantom.WithStaleIfError, "WithTimeout": phantom.WithTimeout,
+	} {
+		for _, tc := range []struct {
+			value time.Duration
+			want  string
+		}{
+			{-1, "-1ns is negative"},
+			{-time.Hour, "-1h0m0s is negative"},
+			{1, "1ns is less than a millisecond"},
+			{60, "60ns is less than a millisecond: a number without a unit counts nanoseconds, 60 seconds are 60*time.Second"},
+			{300_000, "300µs is less than a millisecond"},
+			{time.Millisecond - 1, "999.999µs is less than a millisecond"},
+			{time.Millisecond, ""},
+			{time.Second, ""},
+		} {
+			_, err := phantom.New(append(basics(), with(tc.value))...)
+			checkFault(t, option+" "+tc.value.String(), err, option, tc.want)
+		}
+	}
+}
+
+// A text that was read together with the end of its line is found by New, not
+// by the authorization server. A secret is not shown.
+//
+// Catalogue: Q11.
+func TestConfigErrorsOfControlCharacters(t *testing.T) {
+	basic, post := phantom.ClientSecretBasic, phantom.ClientSecretPost
+	for _, control := range []string{"\n", "\r\n", "\t", "\x00", "\x1f", "\x7f", "\u0085"} {
+		for _, text := range []string{"hunter2" + control, control + "hunter2", "hun" + control + "ter2"} {
+			for _, tc := range []struct {
+				name string
+				auth phantom.ClientAuth
+				want string
+			}{
+				{"basic id", basic(text, "s"), "the client id has a control character"},
+				{"basic secret", basic("app", text), "the client secret has a control character"},
+				{"post id", post(text, "s"), "the client id has a control character"},
+				{"post secret", post("app", text), "the client secret has a control character"},
+				{"assertion id", phantom.PrivateKeyJWT(text, "k", "ES256", p256Key()), "the client id has a control character"},
+				{"assertion key id", phantom.PrivateKeyJWT("app", text, "ES256", p256Key()), "the key id has a control character"},
+				{"certificate id", phantom.TLSClientAuth(text), "the client id has a control character"},
+			} {
+				_, err := phantom.New(append(basics("WithClientAuth"), phantom.WithClientAuth(tc.auth))...)
+				checkFault(t, tc.name, err, "WithClientAuth", tc.want)
+				if err := tc.auth.Authenticate(get(), url.Values{}); err == nil || strings.Contains(err.Error(), "hunter") {
+					t.Errorf("%s: Authenticate: %v", tc.name, err)
+				}
+			}
+		}
+		for _, values := range [][]string{{audience + control}, {audience, control}, {control + audience, "b"}} {
+			_, err := phantom.New(append(basics("WithAudience"), phantom.WithAudience(values...))...)
+			checkFault(t, "audience", err, "WithAudience", fmt.Sprintf("%q: a value has a control character", values))
+		}
 	}
 }
 

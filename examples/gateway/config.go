@@ -245,7 +245,8 @@ var flagOf = map[string]string{
 func (m *mistakes) translate(err error) {
 	var e *phantom.ConfigError
 	if errors.As(err, &e) && flagOf[e.Option] != "" {
-		m.add(flagOf[e.Option], "%s", e.Reason)
+		reason, _, _ := strings.Cut(e.Reason, "; see With") // no flag leads there
+		m.add(flagOf[e.Option], "%s", reason)
 		return
 	}
 	*m = append(*m, err)
