@@ -68,7 +68,7 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 	if said.MaxAge == 0 {
 		answer.MaxAge = -1 // package introspection's word for it
 	}
-	if len(said.Claims) > 0 {
+	if answer.IsJSON = len(said.Claims) > 0; answer.IsJSON {
 		if answer.Members, err = jose.ParseObject(said.Claims); err != nil {
 			return nil, failure.New(failure.Protocol, "introspection claims: not strict JSON")
 		}
@@ -159,7 +159,7 @@ func (l *lookup) verify(ctx context.Context, answer *introspection.Answer) (*Tok
 	if err != nil {
 		return nil, err
 	}
-	return newToken(l.m, l.digest, key, answer.JWT, set, answer.Members), nil
+	return newToken(l.m, l.digest, key, set, answer), nil
 }
 
 // rememberFailure remembers a refusal that will last: the server's word

@@ -16,6 +16,7 @@ import (
 
 	"github.com/phantom-token/phantom/internal/claims"
 	"github.com/phantom-token/phantom/internal/httpauth"
+	"github.com/phantom-token/phantom/internal/introspection"
 	"github.com/phantom-token/phantom/internal/issuer"
 	"github.com/phantom-token/phantom/internal/jose"
 )
@@ -77,7 +78,9 @@ const (
 	maxBlock = 32 << 10 // of the text
 )
 
-func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *claims.Set, answer jose.Object) *Token {
+func newToken(
+	owner *Middleware, d digest, key *issuer.Key, set *claims.Set, answer *introspection.Answer,
+) *Token {
 	// In one allocation, a hit finds the text beside the Token.
 	var made struct {
 		token Token
@@ -85,7 +88,7 @@ func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *cla
 	}
 	t := &made.token
 	*t = Token{
-		text:     keptText(&made.text, jwt, set.Subject, set.ID),
+		text:     keptText(&made.text, answer.JWT, set.Subject, set.ID),
 		digest:   d,
 		common:   unique.Make(common{set.ClientID, set.Scope, strings.Join(set.Audience, "\x00")}),
 		owner:    owner,
@@ -93,8 +96,8 @@ func newToken(owner *Middleware, d digest, key *issuer.Key, jwt string, set *cla
 		expiry:   set.Expiry,
 		issuedAt: set.IssuedAt,
 	}
-	if answer.Len() > 0 {
-		t.answer = answer.Minus(set.All)
+	if answer.IsJSON {
+		t.answer = answer.Members.Minus(set.All)
 	}
 	return t
 }

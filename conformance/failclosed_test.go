@@ -70,6 +70,7 @@ func TestRefusalEndsTheEntry(t *testing.T) {
 			t.Error(got)
 		}
 		as.introspect = answer(503, "", "")
+		time.Sleep(6 * time.Second) // the refusal is not remembered any more
 		if got := as.try(m, "opaque"); got != code503A {
 			t.Errorf("refused, then served: %s", got)
 		}

@@ -510,7 +510,9 @@ func TestTLSClientAuthNeedsACertificate(t *testing.T) {
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return nil, io.EOF },
 		}), ""},
 		{"own TLS", &http.Transport{DialTLSContext: dial}, ""},
-		{"own TLS, the old way", &http.Transport{DialTLS: func(string, string) (net.Conn, error) { return nil, io.EOF }}, ""},
+		{"own TLS, the old way", &http.Transport{
+			DialTLS: func(string, string) (net.Conn, error) { return nil, io.EOF }, //nolint:staticcheck // some still do
+		}, ""},
 		{"another type", newAS(t), ""},
 		{"inside another type", struct{ http.RoundTripper }{&http.Transport{}}, ""},
 	} {

@@ -56,7 +56,7 @@ type (
 func forms(secret string) []string {
 	return []string{
 		secret, fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), fmt.Sprintf("% x", secret),
-		strings.Trim(fmt.Sprint([]byte(secret)), "[]"),
+		strings.Trim(fmt.Sprintf("%d", []byte(secret)), "[]"),
 	}
 }
 

@@ -17,7 +17,8 @@ import (
 // An Answer is what the authorization server says of an active token.
 type Answer struct {
 	JWT     string
-	Members jose.Object   // of a JSON answer, without the JWT
+	Members jose.Object // of a JSON answer, without the JWT
+	IsJSON  bool
 	Expiry  time.Time     // the answer's own exp; zero if it has none
 	MaxAge  time.Duration // how long it may be kept; negative: not said
 }
@@ -144,7 +145,7 @@ func (c *Client) readJSON(body []byte, maxAge time.Duration) (*Answer, error) {
 	if !active {
 		return nil, errInactive
 	}
-	answer := &Answer{Members: members, MaxAge: maxAge}
+	answer := &Answer{Members: members, IsJSON: true, MaxAge: maxAge}
 	if exp := members.Get("exp"); exp.Exists() && !exp.IsNull() {
 		sec, ok := exp.NumericDate()
 		if !ok {

@@ -9,8 +9,8 @@ import (
 // A Difference is an object without what it has in common with another one,
 // which is kept elsewhere.
 type Difference struct {
-	own    string // JSON: the members that the other does not have so
-	common uint64 // a bit for each of the other's first members, in order of their names
+	own    *string // JSON: the members that the other does not have so; out of reach of fmt
+	common uint64  // a bit for each of the other's first members, in order of their names
 }
 
 // Minus returns the difference of o and other. A member counts as common if it
@@ -19,7 +19,7 @@ type Difference struct {
 func (o Object) Minus(other Object) *Difference {
 	d := &Difference{}
 	at := 0
-	d.own = string(objectOf(func(yield func(member) bool) {
+	own := string(objectOf(func(yield func(member) bool) {
 		for _, m := range o.members {
 			for at < len(other.members) && bytes.Compare(other.members[at].name, m.name) < 0 {
 				at++
@@ -31,12 +31,13 @@ func (o Object) Minus(other Object) *Difference {
 			}
 		}
 	}))
+	d.own = &own
 	return d
 }
 
 // Plus returns the JSON of the object again. It takes the same other object.
 func (d *Difference) Plus(other Object) ([]byte, error) {
-	own, err := ParseObject([]byte(d.own))
+	own, err := ParseObject([]byte(*d.own))
 	if err != nil {
 		return nil, err
 	}
