@@ -89,8 +89,8 @@ func (m *memory) rememberRefusal(d digest, q *flight.Question, why error, askedA
 	m.tokens.PutNo(d, why, askedAt.Add(m.negativeTTL), q.IsValid)
 }
 
-// forget drops what is known of a token. The answer of a lookup under way is not
-// remembered either.
+// forget drops what is known of a token. The answer of a lookup under way is
+// not remembered either.
 func (m *memory) forget(d digest) {
 	m.questions.Forget(d)
 	m.tokens.Remove(d)

@@ -194,8 +194,8 @@ func publicKey(key crypto.Signer) (pub crypto.PublicKey) {
 // [*http.Transport] that has no certificate: neither Certificates nor
 // GetClientCertificate, and no DialTLSContext. A transport of another type is
 // taken at its word.
-// If the endpoint comes from the issuer's metadata and these have an alias of it
-// for such clients, the alias is used (RFC 8705 section 5).
+// If the endpoint comes from the issuer's metadata, and these have an alias of
+// it for such clients, the alias is used (RFC 8705 section 5).
 func TLSClientAuth(id string) ClientAuth {
 	return &clientAuth{
 		invalid:      textFault("client id", id),

@@ -261,12 +261,12 @@ func insufficientScope(scopes []string) *Error {
 	return &Error{Reason: ReasonScope, Scopes: scopes}
 }
 
-// translate makes a failure from a hook's error. An [*Error] keeps its kind and is
-// carried along, as a copy: the hook may use its own again. An error that wraps
-// one of the Err variables gets the kind of that one, and any other the fallback
-// class; so does an Error whose Reason is none of ours, unless it is a
-// requirement's own word. The text of a foreign error is dropped, because it could
-// contain anything.
+// translate makes a failure from a hook's error. An [*Error] keeps its kind and
+// is carried along, as a copy: the hook may use its own again. An error that
+// wraps one of the Err variables gets the kind of that one, and any other the
+// fallback class; so does an Error whose Reason is none of ours, unless it is a
+// requirement's own word. The text of a foreign error is dropped, because it
+// could contain anything.
 func translate(err error, fallback failure.Class, detail string) *failure.Error {
 	var e *Error
 	switch {

@@ -184,16 +184,16 @@ func WithCacheSize(n int) Option {
 // revocation can go unseen: a request that comes more than d after the
 // authorization server began to call its token inactive is refused, unless
 // [WithStaleIfError] permits more. Default: 60 s. A token is never remembered
-// beyond its exp, the answer's exp, or the max-age that the server gave. 0 turns
-// caching off; a negative duration is refused.
+// beyond its exp, the answer's exp, or the max-age that the server gave. 0
+// turns caching off; a negative duration is refused.
 func WithMaxTTL(d time.Duration) Option {
 	return with("WithMaxTTL", func(c *config) { c.maxTTL = d })
 }
 
 // WithNegativeTTL sets how long to remember that the authorization server
-// called a token inactive, gave a JWT that is refused for what it is (such as its
-// audience or its type), or gave none. Default: 5 s. 0 turns that off; a negative
-// duration is refused. An outage is never remembered as a verdict.
+// called a token inactive, gave a JWT that is refused for what it is (such as
+// its audience or its type), or gave none. Default: 5 s. 0 turns that off; a
+// negative duration is refused. An outage is never remembered as a verdict.
 func WithNegativeTTL(d time.Duration) Option {
 	return with("WithNegativeTTL", func(c *config) { c.negativeTTL = d })
 }
@@ -214,14 +214,14 @@ func WithRefreshAhead(fraction float64) Option {
 	return with("WithRefreshAhead", func(c *config) { c.refreshAhead = fraction })
 }
 
-// WithStaleIfError lets a remembered token serve for d beyond its life (after RFC
-// 5861 section 4) if its lookup got no answer: no connection, none in time, a 5xx
-// other than 501, or what a router says in the server's place, such as 404. It
-// also does while known tokens are known to get none. It does not if the server
-// declines (400, 401, 403, 429, 501) or our own queue is full, never past the
-// token's exp, and never after the server called it inactive. During an outage a
-// revocation can go unseen for so much longer. Default: off; a negative duration
-// is refused.
+// WithStaleIfError lets a remembered token serve for d beyond its life (after
+// RFC 5861 section 4) if its lookup got no answer: no connection, none in time,
+// a 5xx other than 501, or what a router says in the server's place, such as
+// 404. It also does while known tokens are known to get none. It does not if
+// the server declines (400, 401, 403, 429, 501) or our own queue is full, never
+// past the token's exp, and never after the server called it inactive. During
+// an outage a revocation can go unseen for so much longer. Default: off; a
+// negative duration is refused.
 func WithStaleIfError(d time.Duration) Option {
 	return with("WithStaleIfError", func(c *config) { c.staleIfError = d })
 }
@@ -235,7 +235,8 @@ func WithTimeout(d time.Duration) Option {
 // WithMaxInFlight bounds how many lookups may be at the authorization server at
 // once. Default: 64; at least 1. For each of them 32 more may wait, and
 // separately 32 for tokens that were verified before, which have priority but
-// leave a quarter of the places to others. Requests beyond that are answered 503.
+// leave a quarter of the places to others. Requests beyond that are answered
+// 503.
 func WithMaxInFlight(n int) Option {
 	return with("WithMaxInFlight", func(c *config) { c.maxInFlight = n })
 }
@@ -245,9 +246,9 @@ func WithMaxInFlight(n int) Option {
 // options set the time limits. A client without a transport gets the default
 // one, which uses no proxy, speaks HTTP/1.1, keeps as many connections as there
 // may be lookups at once, and uses none for more than two minutes, so that a
-// new address of the server is noticed. A transport of yours has its own bounds,
-// and its idle connections stay open after a lookup that failed; the example of
-// [TLSClientAuth] has sensible ones.
+// new address of the server is noticed. A transport of yours has its own
+// bounds, and its idle connections stay open after a lookup that failed; the
+// example of [TLSClientAuth] has sensible ones.
 func WithHTTPClient(client *http.Client) Option {
 	return with("WithHTTPClient", func(c *config) { c.client = client })
 }

@@ -69,9 +69,10 @@ func New(opts ...Option) (*Middleware, error) {
 // next returns or panics, the temporary files of a form that it parsed are
 // removed, and r.Pattern is set if next was a mux and it was empty.
 //
-// The token is verified when the request comes. A handler that goes on for long,
-// with a websocket or an event stream, lives past the token's expiry and past a
-// revocation: end it at [Token.Expiry], or ask [Middleware.Verify] again.
+// The token is verified when the request comes. A handler that goes on for
+// long, with a websocket or an event stream, lives past the token's expiry and
+// past a revocation: end it at [Token.Expiry], or ask [Middleware.Verify]
+// again.
 //
 // Handler panics if m is nil or zero or next is nil.
 func (m *Middleware) Handler(next http.Handler) http.Handler {

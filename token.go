@@ -41,8 +41,8 @@ type Token struct { //nolint:recvcheck // String and Format are there for a copi
 
 // packedText holds three texts in one string. A million Tokens may be
 // remembered: one string is one pointer for the garbage collector and one
-// allocation, in place of three. It is behind a pointer, because fmt follows one
-// in an unexported field, but only to a struct, a slice or a map.
+// allocation, in place of three. It is behind a pointer, because fmt follows
+// one in an unexported field, but only to a struct, a slice or a map.
 type packedText struct {
 	text                *string
 	firstEnd, secondEnd uint32

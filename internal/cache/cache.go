@@ -169,8 +169,8 @@ func NewLife(asked clock.Instant, expiry time.Time, bounds ...time.Duration) Lif
 }
 
 // Put remembers a value, if isValid still says so under the lock under which
-// [Cache.Remove] works. If the value's life is over, Put forgets the key instead:
-// what was remembered before is older than what may not be kept.
+// [Cache.Remove] works. If the value's life is over, Put forgets the key
+// instead: what was remembered before is older than what may not be kept.
 func (c *Cache[V]) Put(k Key, value V, life Life, isValid func() bool) {
 	if c.shards == nil || life.ttl <= 0 {
 		c.Remove(k)
@@ -212,8 +212,8 @@ func (c *Cache[V]) put(k Key, value V, life Life, isValid func() bool) (stored b
 	return true
 }
 
-// PutNo forgets the key's value. It remembers "no" in its place, if isValid still
-// says so, as for [Cache.Put].
+// PutNo forgets the key's value. It remembers "no" in its place, if isValid
+// still says so, as for [Cache.Put].
 func (c *Cache[V]) PutNo(k Key, why error, until clock.Instant, isValid func() bool) {
 	if c.shards == nil {
 		return

@@ -12,8 +12,8 @@ import (
 	"github.com/phantom-token/phantom/internal/failure"
 )
 
-// A Group holds the flights of one kind. No waiter owns a flight: it has none of
-// a waiter's context, neither cancellation nor values, and ends by its own
+// A Group holds the flights of one kind. No waiter owns a flight: it has none
+// of a waiter's context, neither cancellation nor values, and ends by its own
 // deadline. Each waiter leaves when its own context ends.
 type Group[T any] struct {
 	group   singleflight.Group

@@ -12,9 +12,9 @@ import (
 )
 
 // Questions are those that are under way, at most one of them current for each
-// subject. An answer counts only for a question that is still valid when it comes
-// in, and only for those who wanted to know before the question was too old: so
-// what it says is never older than it may be.
+// subject. An answer counts only for a question that is still valid when it
+// comes in, and only for those who wanted to know before the question was too
+// old: so what it says is never older than it may be.
 type Questions[S comparable] struct {
 	clock    clock.Clock
 	lifetime time.Duration // who comes later after it was put asks anew
@@ -35,9 +35,9 @@ type Question struct {
 	invalid atomic.Bool
 }
 
-// NewQuestions returns no questions. Whoever comes later than the lifetime after
-// a question was put must ask another one. An answer that takes longer than the
-// timeout does not count.
+// NewQuestions returns no questions. Whoever comes later than the lifetime
+// after a question was put must ask another one. An answer that takes longer
+// than the timeout does not count.
 func NewQuestions[S comparable](c clock.Clock, lifetime, timeout time.Duration) *Questions[S] {
 	return &Questions[S]{clock: c, lifetime: lifetime, timeout: timeout, current: map[S]*Question{}}
 }

@@ -4,22 +4,22 @@
 // # Two classes
 //
 // Anybody can make up tokens, and a server may fail on those that it cannot
-// parse. So there are two classes of lookups: those of known tokens, which were verified
-// here before, and those of new ones. What happens to new tokens never keeps a
-// known one out.
+// parse. So there are two classes of lookups: those of known tokens, which were
+// verified here before, and those of new ones. What happens to new tokens never
+// keeps a known one out.
 //
 // # Places
 //
 // A bounded number of lookups is under way at once. The others wait, each class
-// in a bounded queue of its own. A place that becomes free goes to a known token,
-// unless new ones wait and hold less than a quarter of the places. Within its
-// class it goes to the first to come who has at least twice the time left that
-// recent answers took; if none has, to the first to come.
+// in a bounded queue of its own. A place that becomes free goes to a known
+// token, unless new ones wait and hold less than a quarter of the places.
+// Within its class it goes to the first to come who has at least twice the time
+// left that recent answers took; if none has, to the first to come.
 //
-// A lookup leaves the queue when it has no more time left than the shortest of the
-// recent answers to its class took. If it had hardly more when it came, or if that
-// is news, it waits until its time is over; meanwhile an eighth of the places may
-// be used to find out whether the server has become faster.
+// A lookup leaves the queue when it has no more time left than the shortest of
+// the recent answers to its class took. If it had hardly more when it came, or
+// if that is news, it waits until its time is over; meanwhile an eighth of the
+// places may be used to find out whether the server has become faster.
 //
 // # Lanes
 //
@@ -51,9 +51,10 @@
 //
 // # Waiting
 //
-// Only 429 and 503 with Retry-After ask all to wait, for 30 s at most. Meanwhile
-// about one lookup a second passes, and known tokens may half a second before
-// new ones. Its answer ends the wait: the server has more to give than it said.
+// Only 429 and 503 with Retry-After ask all to wait, for 30 s at most.
+// Meanwhile about one lookup a second passes, and known tokens may half a
+// second before new ones. Its answer ends the wait: the server has more to give
+// than it said.
 package gate
 
 import (

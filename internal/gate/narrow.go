@@ -15,9 +15,9 @@ const (
 	narrowShare = 0.9 // of the rate that chance hands out
 )
 
-// narrow is the narrow lane: a bucket of lookups that may pass. If more come than
-// may pass, chance decides before the bucket does. Otherwise the bucket would be
-// empty whenever somebody comes who is not as frequent as the junk.
+// narrow is the narrow lane: a bucket of lookups that may pass. If more come
+// than may pass, chance decides before the bucket does. Otherwise the bucket
+// would be empty whenever somebody comes who is not as frequent as the junk.
 type narrow struct {
 	at       clock.Instant // of what follows
 	allowed  float64       // lookups that may pass

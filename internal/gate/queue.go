@@ -99,13 +99,13 @@ func (q *queue) next() *waiter {
 }
 
 // nextOf takes the next waiter of a class out: the first to come that has time
-// enough. In an overload those who have waited for long would otherwise be served
-// too late, all of them. Who is passed over and cannot be answered any more is
-// refused.
+// enough. In an overload those who have waited for long would otherwise be
+// served too late, all of them. Who is passed over and cannot be answered any
+// more is refused.
 //
 // If the time of all is too short, the server may have become faster since it
-// gave the answers by which that was judged. A few go as scouts; the others wait
-// for how they fare.
+// gave the answers by which that was judged. A few go as scouts; the others
+// wait for how they fare.
 func (q *queue) nextOf(class Class) *waiter {
 	c := &q.classes[class]
 	w := c.first(c.enough())

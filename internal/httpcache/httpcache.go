@@ -13,8 +13,9 @@ import (
 
 // Freshness reads from Cache-Control and Age how long an answer may be kept
 // (RFC 9111 sections 4.2 and 5.2.2). The result is negative if the answer does
-// not say. An answer whose max-age or Age cannot be read is not kept at all, and
-// neither is one with a quoted-string that does not end: it may hide a max-age.
+// not say. An answer whose max-age or Age cannot be read is not kept at all,
+// and neither is one with a quoted-string that does not end: it may hide a
+// max-age.
 //
 // Most servers send no-store or no-cache by habit, and RFC 7662 section 4
 // leaves caching to the resource server. Unless strict, an answer with one of

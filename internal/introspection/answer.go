@@ -67,15 +67,16 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 	return nil, notOfRFC7662("neither " + typeJWT + " nor " + typeJSON)
 }
 
-// notOfRFC7662 is the failure of what a router may answer in place of the server.
+// notOfRFC7662 is the failure of what a router may answer in place of the
+// server.
 func notOfRFC7662(detail string) error {
 	f := failure.New(failure.Protocol, detail)
 	f.Unanswered = true
 	return f
 }
 
-// isOutage reports whether a status alone says that there is no answer, with any
-// body. 408, 421 and 425 say so of the request, not of the token.
+// isOutage reports whether a status alone says that there is no answer, with
+// any body. 408, 421 and 425 say so of the request, not of the token.
 func isOutage(status int) bool {
 	switch status {
 	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusTooEarly:

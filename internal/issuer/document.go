@@ -25,8 +25,8 @@ const (
 	recoverPause   = time.Second      // after a failed attempt while there is none
 )
 
-// A tooEarlyError says that the document was refetched a moment ago, and how long
-// it is until the next time.
+// A tooEarlyError says that the document was refetched a moment ago, and how
+// long it is until the next time.
 type tooEarlyError struct{ left time.Duration }
 
 // Error describes the error.
@@ -35,8 +35,8 @@ func (*tooEarlyError) Error() string { return "fetched a moment ago" }
 // A document of the issuer is fetched when it is first needed, once for all who
 // wait. A use after it went stale refreshes it in the background. A new
 // snapshot replaces the old one as a whole. While refreshing fails, the old one
-// stays in use for a bounded time. The server may ask for a longer pause after a
-// failed attempt.
+// stays in use for a bounded time. The server may ask for a longer pause after
+// a failed attempt.
 type document[T any] struct {
 	clock     clock.Clock
 	fetch     fetch[T]
@@ -83,8 +83,8 @@ func (d *document[T]) get(ctx context.Context) (*snapshot[T], error) {
 	return s, nil
 }
 
-// newerThan returns a snapshot that is newer than s. The error says why there is
-// none: the fetch failed, or it is a [*tooEarlyError].
+// newerThan returns a snapshot that is newer than s. The error says why there
+// is none: the fetch failed, or it is a [*tooEarlyError].
 func (d *document[T]) newerThan(ctx context.Context, s *snapshot[T]) (*snapshot[T], error) {
 	if current := d.current.Load(); current != nil && current != s {
 		return current, nil

@@ -119,10 +119,10 @@ func NewKeys(c Config, url func(context.Context) (string, error)) *Keys {
 	return k
 }
 
-// replaceKeys makes the new set, or returns the old one if it has the same keys.
-// A key that is in both sets stays the same Key. A key that is only in the old
-// one is retired. A key that is listed twice counts once, or only one of the two
-// would be retired.
+// replaceKeys makes the new set, or returns the old one if it has the same
+// keys. A key that is in both sets stays the same Key. A key that is only in
+// the old one is retired. A key that is listed twice counts once, or only one
+// of the two would be retired.
 func replaceKeys(old *KeyList, parsed []*jose.Key) *KeyList {
 	gone := map[[32]byte]*Key{}
 	if old != nil {

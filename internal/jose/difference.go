@@ -76,9 +76,9 @@ func compact(raw []byte) []byte {
 	return out.Bytes()
 }
 
-// objectOf writes an object of these members, in their order. Their values are as
-// they came, except for white space between tokens. Nothing is escaped without
-// need.
+// objectOf writes an object of these members, in their order. Their values are
+// as they came, except for white space between tokens. Nothing is escaped
+// without need.
 func objectOf(members iter.Seq[member]) []byte {
 	out := bytes.NewBufferString("{")
 	names := json.NewEncoder(out)

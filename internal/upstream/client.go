@@ -153,8 +153,8 @@ func (p *pool) send(
 	}
 }
 
-// suspect gives up the idle connections, which may lead to the same dead server.
-// Those of a caller's transport may lead to other servers.
+// suspect gives up the idle connections, which may lead to the same dead
+// server. Those of a caller's transport may lead to other servers.
 func (p *pool) suspect() {
 	p.failing.Store(true)
 	if p.closeIdle != nil {

@@ -63,8 +63,8 @@ func (c *Client) GetDocument(
 	return body, httpcache.Freshness(resp.Header, false), nil
 }
 
-// A StatusError is the status that came in place of a document, and how long the
-// server asked us to wait; 0 if it did not.
+// A StatusError is the status that came in place of a document, and how long
+// the server asked us to wait; 0 if it did not.
 type StatusError struct {
 	Status int
 	Wait   time.Duration
