@@ -7,9 +7,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/guard"
 	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/httpcache"
 )
@@ -59,16 +59,16 @@ func (j *rejecter) answer(w http.ResponseWriter, r *http.Request, e *Error) (tol
 		writeProblem(w, r, e)
 		return e
 	}
-	guard := &answerGuard{ResponseWriter: w, status: e.StatusCode(), fields: w.Header().Clone()}
+	answer := guard.New(w, e.StatusCode())
 	defer func() {
 		p := recover()
-		if !guard.answered && p != http.ErrAbortHandler {
+		if !answer.IsWritten() && p != http.ErrAbortHandler {
 			added := w.Header()["Www-Authenticate"]
 			if p != nil {
 				told, p, added = rejection(failure.FromPanic(p)), nil, nil
 			}
 			j.setHeader(w.Header(), r, told)
-			addChallenges(w.Header(), added)
+			guard.AddChallenges(w.Header(), added)
 			writeProblem(w, r, told)
 		}
 		if p != nil {
@@ -76,7 +76,7 @@ func (j *rejecter) answer(w http.ResponseWriter, r *http.Request, e *Error) (tol
 		}
 	}()
 	told = e
-	j.handler(guard, r, e.clone())
+	j.handler(answer, r, e.clone())
 	return told
 }
 
@@ -97,30 +97,10 @@ func (j *rejecter) setHeader(h http.Header, r *http.Request, e *Error) {
 	}
 	switch k := e.kind(); k.status {
 	case http.StatusServiceUnavailable:
-		h.Set("Retry-After", strconv.FormatInt(retrySeconds(e.RetryAfter), 10))
+		h.Set("Retry-After", strconv.FormatInt(httpcache.RetryAfterSeconds(e.RetryAfter), 10))
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
 		h.Set("Www-Authenticate", j.challenge(k, e))
 	}
-}
-
-// addChallenges puts the challenges that an error handler added behind ours.
-func addChallenges(h http.Header, added []string) {
-	ours := h["Www-Authenticate"]
-	for _, challenge := range added {
-		if len(ours) > 0 && challenge != "" && !slices.Contains(ours, challenge) {
-			ours = append(slices.Clip(ours), challenge)
-		}
-	}
-	if len(ours) > 0 {
-		h["Www-Authenticate"] = ours
-	}
-}
-
-// retrySeconds rounds up to whole seconds from 1 to 30 (RFC 9110 section
-// 10.2.3).
-func retrySeconds(d time.Duration) int64 {
-	d = min(max(d, time.Second), httpcache.MaxRetryAfter)
-	return int64((d + time.Second - 1) / time.Second)
 }
 
 // challenge renders the one challenge of a rejection (RFC 6750 section 3).
@@ -173,63 +153,3 @@ func writeProblem(w http.ResponseWriter, r *http.Request, e *Error) {
 		_, _ = w.Write(body) // the client may be gone
 	}
 }
-
-// answerGuard is the writer that an ErrorHandler gets. It remembers whether
-// anything was written and makes sure that the answer is a rejection. It has no
-// Unwrap, because the writer inside can be hijacked.
-type answerGuard struct {
-	http.ResponseWriter
-	status   int
-	fields   http.Header // as they were before the handler ran
-	answered bool
-}
-
-func (g *answerGuard) WriteHeader(status int) {
-	final := status >= http.StatusOK || status == http.StatusSwitchingProtocols
-	if final && !g.answered {
-		g.answered = true
-		if status < http.StatusMultipleChoices || status == http.StatusNotModified {
-			status = g.status
-		}
-		h := g.Header()
-		if challenges := g.fields["Www-Authenticate"]; len(challenges) > 0 {
-			added := h["Www-Authenticate"]
-			h["Www-Authenticate"] = challenges
-			addChallenges(h, added)
-		}
-		if h.Get("Retry-After") == "" && len(g.fields["Retry-After"]) > 0 {
-			h["Retry-After"] = g.fields["Retry-After"]
-		}
-		if g.fields.Get("Connection") == "close" {
-			h.Set("Connection", "close")
-		}
-		h["Cache-Control"] = g.fields["Cache-Control"]
-	}
-	g.ResponseWriter.WriteHeader(status)
-}
-
-func (g *answerGuard) Write(p []byte) (int, error) {
-	if !g.answered {
-		g.WriteHeader(g.status)
-	}
-	return g.ResponseWriter.Write(p)
-}
-
-// FlushError keeps a flush before the first write from sending status 200.
-func (g *answerGuard) FlushError() error {
-	if !g.answered {
-		g.WriteHeader(g.status)
-	}
-	return g.controller().Flush()
-}
-
-func (g *answerGuard) controller() *http.ResponseController {
-	return http.NewResponseController(g.ResponseWriter)
-}
-
-// SetReadDeadline and the methods after it serve [http.ResponseController].
-func (g *answerGuard) SetReadDeadline(t time.Time) error { return g.controller().SetReadDeadline(t) }
-
-func (g *answerGuard) SetWriteDeadline(t time.Time) error { return g.controller().SetWriteDeadline(t) }
-
-func (g *answerGuard) EnableFullDuplex() error { return g.controller().EnableFullDuplex() }

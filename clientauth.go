@@ -13,6 +13,7 @@ import (
 
 	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/jose"
+	"github.com/phantom-token/phantom/internal/upstream"
 )
 
 // A ClientAuth authenticates the introspection client, this service, to the
@@ -59,22 +60,11 @@ func (c *clientAuth) unfit(given *config) string {
 		return c.invalid
 	case transport == nil:
 		return "TLSClientAuth needs WithHTTPClient, whose transport has the certificate"
-	case !mayHaveCertificate(transport):
+	case !upstream.MayHaveCertificate(transport):
 		return "TLSClientAuth needs a certificate, and the transport of WithHTTPClient has none: " +
 			"set Certificates or GetClientCertificate in its TLSClientConfig"
 	}
 	return ""
-}
-
-// mayHaveCertificate sees into a transport of net/http alone.
-func mayHaveCertificate(transport http.RoundTripper) bool {
-	t, ok := transport.(*http.Transport)
-	//lint:ignore SA1019 one that still has DialTLS may use a certificate
-	if !ok || t == nil || t.DialTLSContext != nil || t.DialTLS != nil { //nolint:staticcheck // as above
-		return true
-	}
-	c := t.TLSClientConfig
-	return c != nil && (len(c.Certificates) > 0 || c.GetClientCertificate != nil)
 }
 
 // usesCertificate reports whether the client authenticates by mutual TLS.

@@ -15,7 +15,6 @@ package phantom
 import (
 	"context"
 	"errors"
-	"mime/multipart"
 	"net/http"
 	"slices"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"github.com/phantom-token/phantom/internal/cache"
 	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/flight"
+	"github.com/phantom-token/phantom/internal/handoff"
 	"github.com/phantom-token/phantom/internal/httpauth"
 )
 
@@ -129,8 +129,8 @@ func (m *Middleware) protect(next http.Handler, identify identifier, requirement
 		panic("phantom: nil next handler")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		handled := handling{outer: r, inner: r, form: r.MultipartForm}
-		defer handled.end()
+		way := handoff.New(r)
+		defer way.End()
 		admitted, err := m.admit(r, identify, requirements)
 		if err != nil {
 			rejected := rejection(err)
@@ -138,29 +138,9 @@ func (m *Middleware) protect(next http.Handler, identify identifier, requirement
 			rejected = m.rejecter.reject(w, r, rejected)
 			return
 		}
-		handled.inner = admitted
+		way.To(admitted)
 		next.ServeHTTP(w, admitted)
 	})
-}
-
-// A handling is what protect does with one request.
-type handling struct {
-	outer, inner *http.Request
-	form         *multipart.Form // of the outer request when it came
-}
-
-// end does for the copy that next had what net/http does for its own request
-// alone: it removes the temporary files of an uploaded form, and the outer
-// request learns the pattern that a mux found. It runs also when next panics.
-func (h *handling) end() {
-	if h.outer.Pattern == "" && h.inner.Pattern != "" {
-		h.outer.Pattern = h.inner.Pattern
-	}
-	for _, r := range [2]*http.Request{h.inner, h.outer} {
-		if form := r.MultipartForm; form != nil && form != h.form {
-			_ = form.RemoveAll() // what is gone already is no error
-		}
-	}
 }
 
 // admit decides on a request and returns the one to hand on.
@@ -179,6 +159,17 @@ func (m *Middleware) admit(
 	}
 	decided = true
 	return admitted, err
+}
+
+// forward returns the request for next: a copy with the token in its context
+// and the JWT in Authorization. With a nil token the request is anonymous.
+func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
+	authorization := ""
+	if tok != nil {
+		authorization = tok.header()
+	}
+	// What an extractor looks at is not Authorization, or not checked by us.
+	return handoff.Copy(NewContext(r.Context(), tok), r, authorization, m.extract != nil)
 }
 
 // permits checks the requirements of the Middleware and those of the route.

@@ -19,6 +19,7 @@ import (
 	"github.com/phantom-token/phantom/internal/introspection"
 	"github.com/phantom-token/phantom/internal/issuer"
 	"github.com/phantom-token/phantom/internal/jose"
+	"github.com/phantom-token/phantom/internal/packed"
 )
 
 // A Token is a verified JWT. Its signature, issuer, audience, times and type
@@ -30,8 +31,8 @@ import (
 // accident. Where fmt cannot ask it, in an unexported field, its JWT is out of
 // fmt's reach.
 type Token struct { //nolint:recvcheck // String and Format are there for a copied Token too
-	text             packedText // the Authorization field; the subject and the ID, unless they are long
-	digest           digest     // of the opaque token
+	text             packed.Text // the Authorization field; the subject and the ID, unless they are long
+	digest           digest      // of the opaque token
 	common           unique.Handle[common]
 	owner            *Middleware
 	key              *issuer.Key      // nil: a key of a caller's KeySet
@@ -39,44 +40,10 @@ type Token struct { //nolint:recvcheck // String and Format are there for a copi
 	expiry, issuedAt int64            // seconds since the epoch
 }
 
-// packedText holds three texts in one string. A million Tokens may be
-// remembered: one string is one pointer for the garbage collector and one
-// allocation, in place of three. It is behind a pointer, because fmt follows
-// one in an unexported field, but only to a struct, a slice or a map.
-type packedText struct {
-	text                *string
-	firstEnd, secondEnd uint32
-}
-
-func packText(text *string, first, second, third string) packedText {
-	*text = first + second + third
-	return packedText{text, uint32(len(first)), uint32(len(first) + len(second))}
-}
-
-// whole is empty in the zero Token.
-func (p *packedText) whole() string {
-	if p.text == nil {
-		return ""
-	}
-	return *p.text
-}
-
-func (p *packedText) first() string  { return p.whole()[:p.firstEnd] }
-func (p *packedText) second() string { return p.whole()[p.firstEnd:p.secondEnd] }
-func (p *packedText) third() string  { return p.whole()[p.secondEnd:] }
-
 // common holds what many Tokens share, once for all of them.
 type common struct{ clientID, scope, audience string }
 
 const bearerPrefix = httpauth.Bearer + " "
-
-// What is in the JWT is kept a second time only if it is short. One block of
-// the allocator has 32 KiB, and the next larger one 8 KiB more: no JWT of the
-// greatest length may spill over for a few bytes beside it.
-const (
-	maxKept  = 256      // of subject and ID
-	maxBlock = 32 << 10 // of the text
-)
 
 func newToken(
 	owner *Middleware, d digest, key *issuer.Key, set *claims.Set, answer *introspection.Answer,
@@ -88,7 +55,7 @@ func newToken(
 	}
 	t := &made.token
 	*t = Token{
-		text:     keptText(&made.text, answer.JWT, set.Subject, set.ID),
+		text:     packed.New(&made.text, bearerPrefix, answer.JWT, set.Subject, set.ID),
 		digest:   d,
 		common:   unique.Make(common{set.ClientID, set.Scope, strings.Join(set.Audience, "\x00")}),
 		owner:    owner,
@@ -102,29 +69,16 @@ func newToken(
 	return t
 }
 
-// keptText packs the Authorization field with subject and ID, if both are
-// short. It leaves out even the field's scheme if that were too much for one
-// block.
-func keptText(text *string, jwt, subject, id string) packedText {
-	switch size := len(bearerPrefix) + len(jwt); {
-	case size > maxBlock:
-		return packText(text, strings.Clone(jwt), "", "")
-	case len(subject)+len(id) > maxKept, size+len(subject)+len(id) > maxBlock:
-		return packText(text, bearerPrefix+jwt, "", "")
-	}
-	return packText(text, bearerPrefix+jwt, subject, id)
-}
-
 // isRetired reports whether the key that signed the JWT has left the issuer's
 // set.
 func (t *Token) isRetired() bool { return t.key.Retired() }
 
 // header returns the value of the Authorization field.
 func (t *Token) header() string {
-	if text := t.text.first(); strings.HasPrefix(text, bearerPrefix) {
+	if text := t.text.Field(); strings.HasPrefix(text, bearerPrefix) {
 		return text
 	}
-	return bearerPrefix + t.text.first()
+	return bearerPrefix + t.text.Field()
 }
 
 // claims returns the claims of the JWT.
@@ -140,15 +94,11 @@ func (t *Token) payload() ([]byte, error) {
 	return base64.RawURLEncoding.DecodeString(segment)
 }
 
-// keepsNames reports whether subject and ID are in the text. The subject is
-// never empty.
-func (t *Token) keepsNames() bool { return t.text.second() != "" }
-
 // Subject returns the sub claim. It is never empty. If it and the ID have more
 // than 256 bytes, both are read from the JWT at each call.
 func (t *Token) Subject() string {
-	if t.keepsNames() {
-		return t.text.second()
+	if t.text.HasNames() {
+		return t.text.Subject()
 	}
 	subject, _ := t.claims().Get("sub").Text()
 	return subject
@@ -163,8 +113,8 @@ func (t *Token) ClientID() string { return t.common.Value().clientID }
 
 // ID returns the jti claim; empty if the JWT has none.
 func (t *Token) ID() string {
-	if t.keepsNames() {
-		return t.text.third()
+	if t.text.HasNames() {
+		return t.text.ID()
 	}
 	id, _ := t.claims().Get("jti").Text()
 	return id
@@ -264,7 +214,7 @@ func decodeJSON(data []byte, v any) error {
 }
 
 // JWT returns the verified JWT, for calls to other services.
-func (t *Token) JWT() string { return strings.TrimPrefix(t.text.first(), bearerPrefix) }
+func (t *Token) JWT() string { return strings.TrimPrefix(t.text.Field(), bearerPrefix) }
 
 // SetAuthHeader sets r's Authorization field to the JWT.
 func (t *Token) SetAuthHeader(r *http.Request) {

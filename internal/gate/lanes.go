@@ -81,8 +81,7 @@ func (l *lanes) refusal(class Class, now clock.Instant) *failure.Error {
 		}
 	}
 	own := &l.lanes[class]
-	switch {
-	case own.closed && !now.Reached(own.nextProbe):
+	if own.closed && !now.Reached(own.nextProbe) {
 		f := failure.New(failure.Unavailable, "breaker open")
 		f.Unanswered = class == KnownToken && own.unanswered
 		return f
@@ -192,7 +191,7 @@ func (l *lanes) isDown(class Class, now clock.Instant) bool {
 		return down
 	}
 	return down && !l.isProven(now) ||
-		l.isNarrow() && !(l.answered && !now.Reached(l.lastAnswer.Add(answerIsProof)))
+		l.isNarrow() && (!l.answered || now.Reached(l.lastAnswer.Add(answerIsProof)))
 }
 
 // close closes the lane, which so many attempts entered before.

@@ -128,3 +128,10 @@ func RetryAfter(h http.Header, now time.Time) (time.Duration, bool) {
 	}
 	return min(max(after, time.Second), MaxRetryAfter), true
 }
+
+// RetryAfterSeconds rounds up to whole seconds, bounded (RFC 9110 section
+// 10.2.3).
+func RetryAfterSeconds(d time.Duration) int64 {
+	d = min(max(d, time.Second), MaxRetryAfter)
+	return int64((d + time.Second - 1) / time.Second)
+}

@@ -191,3 +191,15 @@ func withBody(resp *http.Response) *http.Response {
 	}
 	return resp
 }
+
+// MayHaveCertificate reports whether a caller's transport can authenticate by
+// mutual TLS. It sees into one of net/http alone.
+func MayHaveCertificate(transport http.RoundTripper) bool {
+	t, ok := transport.(*http.Transport)
+	//lint:ignore SA1019 one that still has DialTLS may use a certificate
+	if !ok || t == nil || t.DialTLSContext != nil || t.DialTLS != nil { //nolint:staticcheck // as above
+		return true
+	}
+	c := t.TLSClientConfig
+	return c != nil && (len(c.Certificates) > 0 || c.GetClientCertificate != nil)
+}

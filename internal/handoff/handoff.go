@@ -1,30 +1,60 @@
-package phantom
+// Package handoff makes the copy of a request that the next handler gets, and
+// does for it what net/http does for its own requests alone.
+package handoff
 
 import (
+	"context"
 	"io"
 	"maps"
+	"mime/multipart"
 	"net/http"
 	"strings"
 
 	"github.com/phantom-token/phantom/internal/httpauth"
 )
 
-// forward returns the request for next: a shallow copy with the token in its
-// context and a header map of its own, in which the JWT replaces what the
-// client sent. With a nil token the request is anonymous.
-func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
-	out := r.WithContext(NewContext(r.Context(), tok))
+// A Handoff is the way of one request through a middleware.
+type Handoff struct {
+	outer, inner *http.Request
+	form         *multipart.Form // of the outer request when it came
+}
+
+// New returns the Handoff of a request. Defer its End.
+func New(r *http.Request) Handoff { return Handoff{outer: r, inner: r, form: r.MultipartForm} }
+
+// To takes note of the copy that next gets.
+func (h *Handoff) To(inner *http.Request) { h.inner = inner }
+
+// End removes the temporary files of an uploaded form, and lets the outer
+// request learn the pattern that a mux found. It is for a panic of next, too.
+func (h *Handoff) End() {
+	if h.outer.Pattern == "" && h.inner.Pattern != "" {
+		h.outer.Pattern = h.inner.Pattern
+	}
+	for _, r := range [2]*http.Request{h.inner, h.outer} {
+		if form := r.MultipartForm; form != nil && form != h.form {
+			_ = form.RemoveAll() // what is gone already is no error
+		}
+	}
+}
+
+// Copy returns a shallow copy of the request with the context, and with a
+// header map of its own, in which the value of Authorization replaces what the
+// client sent; an empty one removes it. unchecked says that the client's field
+// may have several values.
+func Copy(ctx context.Context, r *http.Request, authorization string, unchecked bool) *http.Request {
+	out := r.WithContext(ctx)
 	header := maps.Clone(r.Header)
 	if header == nil {
 		header = http.Header{}
 	}
-	// Without an extractor there is one value at most, perhaps under another
-	// spelling of the name. With an extractor the field is unchecked.
-	if len(header["Authorization"]) != 1 || m.extract != nil {
+	// A field that was checked has one value at most, perhaps under another
+	// spelling of the name.
+	if len(header["Authorization"]) != 1 || unchecked {
 		maps.DeleteFunc(header, func(name string, _ []string) bool { return httpauth.IsAuthorization(name) })
 	}
-	if tok != nil {
-		header["Authorization"] = []string{tok.header()}
+	if authorization != "" {
+		header["Authorization"] = []string{authorization}
 	}
 	// A proxy drops the fields that Connection names (RFC 9110 section 7.6.1).
 	// The client must not be able to name this one, or to send it as a trailer.
