@@ -1,8 +1,11 @@
 package conformance_test
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strconv"
 	"strings"
@@ -314,4 +317,54 @@ func TestAbandonedConnectionsFreeTheirPlaces(t *testing.T) {
 	eventually(t, "all served at once", func() bool {
 		return together(40, func(i int) bool { return statusOf(m, "opaque-token-"+strconv.Itoa(i)) == 200 }) == 0
 	})
+}
+
+// A server may answer 408 on an idle connection that it is about to close, just
+// as a lookup is sent on it. The lookup is sent once more, on a new connection. A
+// 408 on a new one is an outage.
+//
+// Catalogue: Y5.
+func TestRequestTimeoutOnAReusedConnectionIsRetried(t *testing.T) {
+	for _, tc := range []struct {
+		name          string
+		answers       int // of a connection before it says 408
+		second, third string
+	}{
+		{"reused", 1, codeOK, codeOK},
+		{"new", 0, code503A, code503A},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			as := newAS(t)
+			good := mint("ES256", claims(nil))
+			type uses struct{}
+			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != endpointPath {
+					as.ServeHTTP(w, r)
+					return
+				}
+				if n := r.Context().Value(uses{}).(*atomic.Int64).Add(1); n > int64(tc.answers) {
+					w.Header().Set("Connection", "close")
+					w.WriteHeader(http.StatusRequestTimeout)
+					return
+				}
+				answerJWT(good)(w, r)
+			}))
+			s.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+				return context.WithValue(ctx, uses{}, new(atomic.Int64))
+			}
+			s.Start()
+			t.Cleanup(s.Close)
+			m := as.networked(s.URL)
+			if tc.answers > 0 {
+				if got := as.try(m, "first"); got != codeOK {
+					t.Fatal(got)
+				}
+			}
+			for i, want := range []string{tc.second, tc.third} {
+				if got := as.try(m, fmt.Sprint("then-", i)); got != want {
+					t.Errorf("%s, want %s", got, want)
+				}
+			}
+		})
+	}
 }

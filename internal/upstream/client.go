@@ -129,7 +129,7 @@ func (p *pool) send(
 ) (*http.Response, error) {
 	for attempt := 1; ; attempt++ {
 		before := p.answers.Load()
-		watched, answered := watch(ctx)
+		watched, seen := watch(ctx)
 		req, err := prepare(watched)
 		if err != nil {
 			return nil, err
@@ -142,12 +142,19 @@ func (p *pool) send(
 		if err == nil {
 			p.answers.Add(1)
 			p.failing.Store(false)
-			return withBody(resp), nil
+			resp = withBody(resp)
+			if attempt == 1 && resp.StatusCode == http.StatusRequestTimeout && seen.reused.Load() {
+				// The server gave up the idle connection at the same moment.
+				_ = resp.Body.Close()
+				p.suspect()
+				continue
+			}
+			return resp, nil
 		}
 		if timedOut := isTimeout(err) || ctx.Err() != nil; !timedOut || p.answers.Load() == before {
 			p.suspect()
 		}
-		if attempt == 2 || answered.Load() || ctx.Err() != nil || isTimeout(err) || isUntrusted(err) {
+		if attempt == 2 || seen.answered.Load() || ctx.Err() != nil || isTimeout(err) || isUntrusted(err) {
 			return nil, unanswered(connectionFault(err), err)
 		}
 	}
@@ -162,20 +169,25 @@ func (p *pool) suspect() {
 	}
 }
 
+// seen is what was seen of an attempt: whether a byte of an answer has come, and
+// whether its connection had been used before.
+type seen struct{ answered, reused atomic.Bool }
+
 // watch returns a context for one attempt, which fails after too many interim
-// answers. It also returns whether a byte of an answer has come.
-func watch(ctx context.Context) (context.Context, *atomic.Bool) {
-	var answered atomic.Bool
+// answers, and what is seen of the attempt.
+func watch(ctx context.Context) (context.Context, *seen) {
+	s := &seen{}
 	var interim atomic.Int32
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotFirstResponseByte: func() { answered.Store(true) },
+		GotConn:              func(info httptrace.GotConnInfo) { s.reused.Store(info.Reused) },
+		GotFirstResponseByte: func() { s.answered.Store(true) },
 		Got1xxResponse: func(int, textproto.MIMEHeader) error {
 			if interim.Add(1) > maxInterim {
 				return errInterim
 			}
 			return nil
 		},
-	}), &answered
+	}), s
 }
 
 // withBody gives an empty body to an answer that has none, as an http.Client
