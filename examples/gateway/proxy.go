@@ -12,6 +12,8 @@ import (
 	"net/http/httputil"
 	"strings"
 	"time"
+
+	"github.com/phantom-token/phantom"
 )
 
 // newGateway returns the handler for clients. No request gets around the check
@@ -21,7 +23,25 @@ func newGateway(c *config, logger *slog.Logger) http.Handler {
 	if len(c.scopes) > 0 {
 		protect = c.auth.RequireScopes(c.scopes...)
 	}
-	return refuseMethods(protect(newProxy(c, logger)))
+	return refuseMethods(protect(endAtExpiry(newProxy(c, logger))))
+}
+
+// leeway is what a token has beyond its expiry when it comes with a clock that
+// differs, as phantom's own default.
+const leeway = 10 * time.Second
+
+// endAtExpiry ends a request when its token expires. A websocket or an event
+// stream would live on.
+func endAtExpiry(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		deadline := time.Now().Add(leeway)
+		if tok, ok := phantom.FromContext(r.Context()); ok && time.Until(tok.Expiry()) > 0 {
+			deadline = tok.Expiry()
+		}
+		ctx, cancel := context.WithDeadline(r.Context(), deadline)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
 }
 
 // refuseMethods answers 405 to TRACE, with which an upstream would show the
@@ -68,7 +88,7 @@ func newProxy(c *config, logger *slog.Logger) *httputil.ReverseProxy {
 		},
 		FlushInterval: -1, // each piece of an answer goes out as it comes
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() != nil {
+			if errors.Is(r.Context().Err(), context.Canceled) {
 				w.WriteHeader(statusClientLeft)
 				return
 			}

@@ -482,6 +482,45 @@ func TestStreaming(t *testing.T) {
 	})
 }
 
+// A stream and a websocket end when the token expires. (Z4)
+func TestStreamsEndWithTheToken(t *testing.T) {
+	s := newSite(t)
+	ended := make(chan struct{}, 1)
+	s.upstream.does(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, "data: 0\n")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		ended <- struct{}{}
+	})
+	g := s.start(t, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, g.url+"/events", nil)
+	exp := time.Now().Add(3 * time.Second)
+	req.Header.Set("Authorization", "Bearer "+s.issue(map[string]any{"exp": exp.Unix()}))
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatal(resp.StatusCode)
+	}
+	_, err = io.ReadAll(resp.Body)
+	if err == nil || ctx.Err() != nil {
+		t.Errorf("the stream ended with %v, %v", err, ctx.Err())
+	}
+	if left := time.Until(exp); left > time.Second+100*time.Millisecond {
+		t.Errorf("ended %v before the expiry", left)
+	}
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		t.Error("the upstream's request goes on")
+	}
+}
+
 func TestUpstreamFailures(t *testing.T) {
 	bad := func(t *testing.T, a answer) {
 		t.Helper()
