@@ -157,6 +157,24 @@ func (p *pool) send(
 		if attempt == 2 || seen.answered.Load() || ctx.Err() != nil || isTimeout(err) || isUntrusted(err) {
 			return nil, unanswered(connectionFault(err), err)
 		}
+		if p.closeIdle == nil && seen.reused.Load() {
+			// A connection of a caller's transport may be ending, and would take
+			// the retry as well.
+			pause(ctx, endOfConnection)
+		}
+	}
+}
+
+// endOfConnection is how long a transport may take to see that a connection has
+// ended.
+const endOfConnection = 20 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
