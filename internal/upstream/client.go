@@ -187,8 +187,8 @@ func (p *pool) suspect() {
 	}
 }
 
-// seen is what was seen of an attempt: whether a byte of an answer has come, and
-// whether its connection had been used before.
+// seen is what was seen of an attempt: whether a byte of an answer has come,
+// and whether its connection had been used before.
 type seen struct{ answered, reused atomic.Bool }
 
 // watch returns a context for one attempt, which fails after too many interim
