@@ -544,7 +544,8 @@ func (w *world) depart(c *call) error {
 	c.cancel()
 	w.tell("the caller leaves", c, "")
 	isWaiting := w.ref.leave(c)
-	for _, e := range w.settle() {
+	if events := w.settle(); len(events) > 0 {
+		e := events[0]
 		if e.call != c || !isWaiting || e.isBegin || !isNoPlace(e.err) {
 			return fmt.Errorf("#%d left, and #%d: %v", c.name, e.name, e.err)
 		}
