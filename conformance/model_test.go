@@ -76,7 +76,8 @@ const modelTimeout = 2 * time.Second // of one lookup
 type modelLookup struct {
 	token   *modelToken
 	arrived moment
-	landed  moment // when the answer left; zero: it has not
+	landed  moment    // when the answer left; zero: it has not
+	ends    time.Time // the time for it
 	active  bool
 	failed  bool // no verdict: an outage or an unusable answer
 	garbage bool // the latter
@@ -550,11 +551,12 @@ func (w *model) RoundTrip(r *http.Request) (*http.Response, error) {
 	form := must(url.ParseQuery(string(must(io.ReadAll(r.Body)))))
 	w.mu.Lock()
 	l := &modelLookup{arrived: w.tick(), token: w.find(form.Get("token"))}
+	l.ends, _ = r.Context().Deadline()
 	id := len(w.lookups)
 	w.lookups = append(w.lookups, l)
 	for _, other := range l.token.lookups {
 		late := l.arrived.at.After(other.arrived.at.Add(w.ttl)) // its answer would be too old
-		if other.landed.at.IsZero() && !late && w.undisturbed(other) && w.undisturbed(l) {
+		if other.landed.at.IsZero() && !late && l.arrived.at.Before(other.ends) && w.undisturbed(other) && w.undisturbed(l) {
 			w.counts.double.Add(1)
 		}
 	}

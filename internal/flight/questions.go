@@ -49,7 +49,7 @@ func (q *Questions[S]) Join(subject S) *Question {
 	defer q.mu.Unlock()
 	if current := q.current[subject]; current != nil {
 		tooOld := current.isPut && isAfter(now, current.put.Add(q.lifetime))
-		if !tooOld && !isAfter(now, current.began.Add(q.timeout)) {
+		if !tooOld && !now.Reached(current.began.Add(q.timeout)) {
 			return current
 		}
 		current.invalid.Store(true)

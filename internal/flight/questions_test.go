@@ -75,7 +75,7 @@ func (p past) toJoin(subject int, now, lifetime, timeout time.Duration) *flight.
 		}
 		i, _ := p.began(h.question)
 		put, isPut := p.put(h.question)
-		if p.isCurrent(h.question) && now <= p[i].at+timeout && !(isPut && now > put+lifetime) {
+		if p.isCurrent(h.question) && now < p[i].at+timeout && !(isPut && now > put+lifetime) {
 			return h.question
 		}
 		return nil
@@ -203,7 +203,7 @@ func TestTheEndOfAReplacedQuestionLeavesTheNewOneAlone(t *testing.T) {
 		{"forgotten", func(q *flight.Questions[int], _ *flight.Question) { q.Forget(1) }},
 		{"purged", func(q *flight.Questions[int], _ *flight.Question) { q.Purge() }},
 		{"too old", func(q *flight.Questions[int], old *flight.Question) { q.Put(old); time.Sleep(2 * time.Second) }},
-		{"timed out", func(*flight.Questions[int], *flight.Question) { time.Sleep(3*time.Second + 1) }},
+		{"timed out", func(*flight.Questions[int], *flight.Question) { time.Sleep(3 * time.Second) }},
 	} {
 		t.Run(replace.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
