@@ -530,3 +530,46 @@ func TestStaleEntriesBridgeWhatKnownTokensShow(t *testing.T) {
 		}
 	})
 }
+
+// What known tokens showed during a wait is not undone by what junk meets.
+//
+// Catalogue: X8.
+func TestJunkDuringAWaitEndsNoBridge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		m := as.middleware(phantom.WithStaleIfError(time.Hour), phantom.WithRefreshAhead(0))
+		as.try(m, "tok")
+		time.Sleep(61 * time.Second)
+		as.introspect = reply(503, "", "Retry-After: 30")
+		if got := as.try(m, "tok"); got != codeOK {
+			t.Fatal(got)
+		}
+		for i := range 500 {
+			as.try(m, fmt.Sprint("junk-", i))
+			if got := as.try(m, "tok"); got != codeOK {
+				t.Errorf("after %d: %s", i, got)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
+
+// A token whose answers may not be kept is known all the same.
+//
+// Catalogue: X1.
+func TestTokenThatIsNotKeptIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrossing(t, reply(500, ""))
+		jwt := mint("ES256", claims(nil))
+		c.good = reply(200, jwt, asJWT, "Cache-Control: max-age=0")
+		for i := range 3000 {
+			statusOf(c.m, fmt.Sprint("junk-", i))
+			if i%300 == 0 {
+				if got := statusOf(c.m, "unkept"); got != 200 {
+					t.Errorf("after %d: %d", i, got)
+				}
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+}

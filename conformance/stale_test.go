@@ -2,6 +2,7 @@ package conformance_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -159,5 +160,64 @@ func TestStaleEntryIsNotForThoseWhoLeave(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(5 * time.Second)
+	})
+}
+
+// Keys that cannot be had are no outage of the introspection endpoint: a revoked
+// token is not kept alive while that is not asked.
+//
+// Catalogue: X8, Y3.
+func TestMissingKeysAreNotBridged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		down := false
+		as.metadata = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			document := map[string]any{"issuer": issuer, "jwks_uri": issuer + jwksPath}
+			answer(200, "application/json", string(must(json.Marshal(document))))(w, r)
+		}
+		as.jwks = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			answer(200, "application/jwk-set+json", allKeys())(w, r)
+		}
+		as.introspect = func(w http.ResponseWriter, r *http.Request) {
+			answerJWT(mint("ES256", claims(map[string]any{"exp": time.Now().Add(3 * time.Hour).Unix()})))(w, r)
+		}
+		transport := roundTripper(func(r *http.Request) (*http.Response, error) {
+			if down && r.URL.Path != endpointPath {
+				return nil, errors.New("no route")
+			}
+			return as.RoundTrip(r)
+		})
+		m := must(phantom.New(
+			phantom.WithIssuer(issuer), phantom.WithAudience(audience), phantom.WithClientAuth(phantom.NoClientAuth()),
+			phantom.WithIntrospectionEndpoint(issuer+endpointPath), phantom.WithTimeout(2*time.Second),
+			phantom.WithRefreshAhead(0), phantom.WithStaleIfError(10*time.Minute),
+			phantom.WithHTTPClient(&http.Client{Transport: transport}),
+		))
+		if got := as.try(m, "tok"); got != codeOK {
+			t.Fatal(got)
+		}
+		down = true
+		time.Sleep(60*time.Minute + 30*time.Second)
+		if got := as.try(m, "tok"); got != codeOK {
+			t.Fatal(got)
+		}
+		time.Sleep(61 * time.Second) // the keys are over, and what was remembered
+		active := as.introspect
+		as.introspect = func(w http.ResponseWriter, r *http.Request) {
+			if r.Form.Get("token") == "tok" {
+				reply(204, "")(w, r)
+				return
+			}
+			active(w, r)
+		}
+		for range 8 {
+			as.try(m, "other") // fails for the keys
+			if got := as.try(m, "tok"); got == codeOK {
+				t.Error("a revoked token was served")
+			}
+			time.Sleep(1500 * time.Millisecond)
+		}
 	})
 }

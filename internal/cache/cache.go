@@ -169,11 +169,11 @@ func NewLife(asked clock.Instant, expiry time.Time, bounds ...time.Duration) Lif
 }
 
 // Put remembers a value, if isValid still says so under the lock under which
-// [Cache.Remove] works. If the value's life is over, Put forgets the key
-// instead: what was remembered before is older than what may not be kept.
+// [Cache.Remove] works. If the value's life is over, Put leaves a tombstone: the
+// key is good, and what was remembered before is older than what may not be
+// kept.
 func (c *Cache[V]) Put(k Key, value V, life Life, isValid func() bool) {
-	if c.shards == nil || life.ttl <= 0 {
-		c.Remove(k)
+	if c.shards == nil {
 		return
 	}
 	if c.put(k, value, life, isValid) {
@@ -187,13 +187,19 @@ func (c *Cache[V]) put(k Key, value V, life Life, isValid func() bool) (stored b
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !isValid() {
+		if life.ttl <= 0 && s.values.Remove(k) {
+			c.values.count.Add(-1)
+		}
 		return false
+	}
+	if life.ttl <= 0 {
+		e = entry[V]{tombstone: true, expiry: e.expiry}
 	}
 	before, found := s.values.Peek(k)
 	if !found {
 		c.values.count.Add(1)
 	}
-	ttl := life.ttl
+	ttl := max(life.ttl, 0)
 	// If an entry's life ends with its expiry, and a refresh does not move that
 	// expiry, the entry is left to run out. Otherwise it would be refreshed at
 	// ever shorter intervals.

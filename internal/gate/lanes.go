@@ -215,5 +215,7 @@ func (l *lanes) recordWait(a attempt, f *failure.Error, now clock.Instant) {
 		l.wait.until = until
 	}
 	l.wait.askedAt = l.begun
-	l.wait.unanswered = a.class == KnownToken && f.Unanswered
+	if a.class == KnownToken { // what new tokens meet says nothing of it
+		l.wait.unanswered = f.Unanswered
+	}
 }

@@ -29,7 +29,8 @@ func (g *Writer) IsWritten() bool { return g.answered }
 
 // WriteHeader sends the header. What the handler took out of it is back.
 func (g *Writer) WriteHeader(status int) {
-	final := status >= http.StatusOK || status == http.StatusSwitchingProtocols
+	// net/http panics on a status that is none: then nothing has been answered.
+	final := status >= http.StatusOK && status <= 999 || status == http.StatusSwitchingProtocols
 	if final && !g.answered {
 		g.answered = true
 		if status < http.StatusMultipleChoices || status == http.StatusNotModified {

@@ -224,7 +224,7 @@ func keysUnavailable(err error) error {
 	f := failure.From(err, failure.NoKeys, "key set")
 	if f.Class == failure.Unavailable {
 		own := *f
-		own.Class = failure.NoKeys
+		own.Class, own.Unanswered = failure.NoKeys, false // the token was not asked about
 		return &own
 	}
 	return f
