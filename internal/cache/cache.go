@@ -169,8 +169,8 @@ func NewLife(asked clock.Instant, expiry time.Time, bounds ...time.Duration) Lif
 }
 
 // Put remembers a value, if isValid still says so under the lock under which
-// [Cache.Remove] works. If the value's life is over, Put leaves a tombstone: the
-// key is good, and what was remembered before is older than what may not be
+// [Cache.Remove] works. If the value's life is over, Put leaves a tombstone:
+// the key is good, and what was remembered before is older than what may not be
 // kept.
 func (c *Cache[V]) Put(k Key, value V, life Life, isValid func() bool) {
 	if c.shards == nil {
