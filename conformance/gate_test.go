@@ -298,6 +298,7 @@ func TestOldSlownessTurnsNoOneAway(t *testing.T) {
 				time.Sleep(500 * time.Millisecond)
 			}
 			time.Sleep(3 * time.Second)
+			synctest.Wait()
 			c.good = good
 			for _, crowd := range []int{300, 1000} {
 				if got := c.crowd(crowd, fmt.Sprint("then-", crowd)); got != crowd {
@@ -342,6 +343,7 @@ func TestKnownTokensLeaveAQuarterToNewOnes(t *testing.T) {
 		}
 		c.good = good
 		time.Sleep(61 * time.Second)
+		synctest.Wait()
 		c.good = wait(time.Second, good)
 		var wg sync.WaitGroup
 		var in, all atomic.Int64
