@@ -17,9 +17,10 @@
 // left that recent answers took; if none has, to the first to come.
 //
 // A lookup leaves the queue when it has no more time left than the shortest of
-// the recent answers to its class took. If it had hardly more when it came, or
-// if that is news, it waits until its time is over; meanwhile an eighth of the
-// places may be used to find out whether the server has become faster.
+// the recent answers to its class took, at once if that is so when it comes. If
+// answers turn out that slow only while it waits, it waits until its time is
+// over; meanwhile an eighth of the places may be used to find out whether the
+// server has become faster.
 //
 // # Lanes
 //

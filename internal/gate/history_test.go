@@ -112,12 +112,13 @@ type plan struct {
 
 type plans []plan
 
-func (p plans) Len() int { return len(p) }
-func (p plans) Less(i, j int) bool {
-	return p[i].at < p[j].at || p[i].at == p[j].at && p[i].order < p[j].order
+func (p *plans) Len() int      { return len(*p) }
+func (p *plans) Swap(i, j int) { (*p)[i], (*p)[j] = (*p)[j], (*p)[i] }
+func (p *plans) Less(i, j int) bool {
+	a, b := (*p)[i], (*p)[j]
+	return a.at < b.at || a.at == b.at && a.order < b.order
 }
-func (p plans) Swap(i, j int) { p[i], p[j] = p[j], p[i] }
-func (p *plans) Push(x any)   { *p = append(*p, x.(plan)) }
+func (p *plans) Push(x any) { *p = append(*p, x.(plan)) }
 func (p *plans) Pop() any {
 	last := (*p)[len(*p)-1]
 	*p = (*p)[:len(*p)-1]
@@ -149,7 +150,7 @@ func (w *world) run() error {
 			return err
 		}
 		c, ctx := w.newCall(class, w.phase.leave, w.phase.hasty)
-		if err := w.arrive(c, ctx); err != nil {
+		if err := w.arrive(ctx, c); err != nil {
 			return err
 		}
 		w.comes[class] = w.now + w.gap(int(class))

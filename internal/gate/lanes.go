@@ -133,6 +133,10 @@ func (l *lanes) begin(class Class, now clock.Instant) (order uint64) {
 func (l *lanes) record(a attempt, o outcome, f *failure.Error, now clock.Instant) {
 	switch o {
 	case untold:
+		// A probe that tells nothing does not delay the next one.
+		if own := &l.lanes[a.class]; own.closed && a.order > own.closedAt {
+			own.nextProbe = now.Add(probeInterval)
+		}
 	case answer:
 		l.recordAnswer(a, now)
 	case fault, silence:

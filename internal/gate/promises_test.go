@@ -67,9 +67,9 @@ func (s *server) ask(class gate.Class) error {
 }
 
 // crowd has a lookup come at each interval. It returns at once.
-func (s *server) crowd(class gate.Class, every, for_ time.Duration) {
+func (s *server) crowd(class gate.Class, every, lasts time.Duration) {
 	s.callers.Go(func() {
-		for end := time.Now().Add(for_); time.Now().Before(end); time.Sleep(every) {
+		for end := time.Now().Add(lasts); time.Now().Before(end); time.Sleep(every) {
 			s.callers.Go(func() { s.ask(class) })
 		}
 	})
@@ -451,4 +451,27 @@ func TestASlowFirstAnswerKeepsNobodyOut(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A probe that ran out of what little time it had tells nothing, and the next
+// one comes as soon as after any other.
+func TestAProbeThatTellsNothingDoesNotDelayTheNextOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(4, 3*time.Second)
+		s.will(after(0, noConnection))
+		for range 10 {
+			s.ask(gate.KnownToken) // the tenth closes the lane
+		}
+		time.Sleep(time.Second)
+		// The probe waited in the queue: 100 ms are left, in which it hears nothing.
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		s.gate.Do(ctx, gate.KnownToken, func(ctx context.Context) error { return after(time.Hour, nil)(ctx, gate.KnownToken) })
+		// The server is back, and one probe interval passes.
+		s.will(after(time.Millisecond, nil))
+		time.Sleep(time.Second)
+		if err := s.ask(gate.KnownToken); err != nil {
+			t.Errorf("a probe interval after a probe that told nothing: %v", err)
+		}
+	})
 }

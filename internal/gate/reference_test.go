@@ -198,11 +198,11 @@ func (r *reference) isDown(class gate.Class, now time.Duration) bool {
 	if class == gate.KnownToken {
 		return r.inARow(class) >= 10
 	}
-	known, any := r.lastAnswer(gate.KnownToken), r.lastAnswer(gate.KnownToken, gate.NewToken)
+	known, either := r.lastAnswer(gate.KnownToken), r.lastAnswer(gate.KnownToken, gate.NewToken)
 	// What says that the server is there says nothing once ten known tokens in a
 	// row were not answered.
 	isProven := known.seq > 0 && now < known.at+5*time.Second && r.closedBy(gate.KnownToken) == nil
-	isRecent := any.seq > 0 && now < any.at+10*time.Second
+	isRecent := either.seq > 0 && now < either.at+10*time.Second
 	return r.inARow(class) >= 10 && !isProven || len(r.newOutages()) >= 10 && !isRecent
 }
 
@@ -256,29 +256,30 @@ func (r *reference) nextInWait(class gate.Class, wait *asking) time.Duration {
 // nextProbe is when the next lookup may pass, and when it must, since the lane
 // closed.
 func (r *reference) nextProbe(c *closing) (may, must time.Duration) {
+	isProbe := func(a *call) bool { return a.class == c.class && a.began.seq > c.seq }
 	last := c.moment
-	for _, probe := range slices.Backward(r.begun) {
-		if probe.began.seq < c.seq {
-			break
-		}
-		if probe.class == c.class && probe.began.seq > last.seq {
-			last = probe.began
+	may, must = c.at+time.Second, c.at+time.Second
+	for _, a := range slices.Backward(r.begun) {
+		if isProbe(a) {
+			last = a.began // as long as it may take, there is no other
 			may, must = last.at+r.timeout+time.Second, last.at+r.timeout+time.Second
-			if probe.ended.seq > 0 { // without an outcome
-				may = last.at + time.Second
-			}
-		}
-	}
-	for _, probe := range slices.Backward(r.over) {
-		if probe.ended.seq < last.seq {
 			break
 		}
-		if probe.class == c.class && probe.began.seq > c.seq && probe.isOutage() {
-			return probe.ended.at + time.Second, probe.ended.at + time.Second
+		if a.began.seq < c.seq {
+			break
 		}
 	}
-	if last == c.moment {
-		return c.at + time.Second, c.at + time.Second
+	told := time.Duration(0)
+	for _, a := range slices.Backward(r.over) {
+		switch next := a.ended.at + time.Second; {
+		case a.ended.seq < last.seq:
+			return may, must
+		case !isProbe(a):
+		case a.isOutage():
+			return next, max(next, told)
+		default: // it told nothing, which is no reason to wait for longer
+			may, must, told = min(may, next), max(must, next), max(told, next)
+		}
 	}
 	return may, must
 }
