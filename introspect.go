@@ -62,9 +62,7 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 	case !said.Active:
 		return nil, failure.New(failure.Inactive, "")
 	}
-	answer := &introspection.Answer{
-		JWT: said.JWT, Expiry: said.Expiry, MaxAge: max(said.MaxAge, 0),
-	}
+	answer := &introspection.Answer{JWT: said.JWT, Expiry: said.Expiry, MaxAge: max(said.MaxAge, 0)}
 	if said.MaxAge == 0 {
 		answer.MaxAge = -1 // package introspection's word for it
 	}
@@ -85,11 +83,15 @@ type lookup struct {
 	question *flight.Question
 	class    gate.Class
 	refresh  bool // of an entry that is still good
+	hasEntry bool // that is good, or serves in an outage
 	askedAt  clock.Instant
 }
 
 func (m *Middleware) newLookup(token string, d digest, found cache.Finding[*Token]) *lookup {
-	l := &lookup{m: m, token: token, digest: d, refresh: found.Refresh, question: m.memory.questions.Join(d)}
+	l := &lookup{
+		m: m, token: token, digest: d, question: m.memory.questions.Join(d),
+		refresh: found.Refresh, hasEntry: found.Value != nil,
+	}
 	if found.WasGood {
 		l.class = gate.KnownToken
 	}
@@ -164,9 +166,10 @@ func (l *lookup) verify(ctx context.Context, answer *introspection.Answer) (*Tok
 
 // rememberFailure remembers a refusal that will last: the server's word
 // "inactive" above all. Any other verdict removes what was known before. The
-// absence of a verdict changes nothing.
+// absence of a verdict, lasting or not, leaves an entry alone.
 func (l *lookup) rememberFailure(err error) error {
 	switch f := failure.Of(err); {
+	case !f.IsVerdict() && l.hasEntry:
 	case f.Lasting || f.Class == failure.Inactive:
 		l.m.memory.rememberRefusal(l.digest, l.question, f, l.askedAt)
 	case f.IsVerdict():

@@ -206,6 +206,37 @@ func TestActiveAnswerWithoutJWTIsRemembered(t *testing.T) {
 	})
 }
 
+// An active answer without a JWT is no verdict: a refresh that gets one leaves the
+// entry to its end, and an entry past its life to the next outage.
+//
+// Catalogue: Y8, C230.
+func TestActiveAnswerWithoutJWTEndsNoEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		m := as.middleware(phantom.WithStaleIfError(time.Hour))
+		if got := as.try(m, "tok"); got != codeOK {
+			t.Fatal(got)
+		}
+		time.Sleep(50 * time.Second) // due for refresh
+		as.introspect = answerJSON(`{"active":true,"sub":"alice"}`)
+		for range 10 {
+			if got := as.try(m, "tok"); got != codeOK {
+				t.Errorf("during its life: %s", got)
+			}
+			synctest.Wait()
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(20 * time.Second)
+		if got := as.try(m, "tok"); got != code502A {
+			t.Errorf("after its life: %s", got)
+		}
+		as.introspect = reply(503, "")
+		if got := as.try(m, "tok"); got != codeOK {
+			t.Errorf("in an outage: %s", got)
+		}
+	})
+}
+
 // What an Introspector's error does not say is no verdict.
 //
 // Catalogue: Y9.
