@@ -470,3 +470,17 @@ type panickingHandler struct{ slog.Handler }
 func (panickingHandler) Enabled(context.Context, slog.Level) bool { return true }
 
 func (panickingHandler) Handle(context.Context, slog.Record) error { panic("disk full") }
+
+// An error handler that writes a status that is none is a hook that panics: the
+// client gets the default answer.
+func TestErrorHandlerThatWritesNoStatus(t *testing.T) {
+	for _, status := range []int{-1, 0, 1000, 1 << 20} {
+		as := newAS(t)
+		m := as.middleware(phantom.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, _ *phantom.Error) {
+			w.WriteHeader(status)
+		}))
+		if got := as.send(m.Handler, get()); got != code500I {
+			t.Errorf("%d: %s", status, got)
+		}
+	}
+}

@@ -33,7 +33,7 @@ const (
 type lanes struct {
 	timeout time.Duration // of a lookup
 	begun   uint64        // attempts so far
-	lanes   [2]lane
+	lane    [2]lane
 
 	// Of new tokens, since the last answer to either class.
 	outages         int
@@ -80,7 +80,7 @@ func (l *lanes) refusal(class Class, now clock.Instant) *failure.Error {
 			return f
 		}
 	}
-	own := &l.lanes[class]
+	own := &l.lane[class]
 	if own.closed && !now.Reached(own.nextProbe) {
 		f := failure.New(failure.Unavailable, "breaker open")
 		f.Unanswered = class == KnownToken && own.unanswered
@@ -96,7 +96,7 @@ func (l *lanes) squeeze(class Class, now clock.Instant) *failure.Error {
 		return nil
 	}
 	l.narrow.arrive(now)
-	own := &l.lanes[NewToken]
+	own := &l.lane[NewToken]
 	if own.closed || !l.isNarrow() {
 		return nil
 	}
@@ -122,7 +122,7 @@ func (l *lanes) begin(class Class, now clock.Instant) (order uint64) {
 			l.wait.nextProbe = l.wait.nextProbe.Add(knownProbesLead) // not two a second
 		}
 	}
-	if own := &l.lanes[class]; own.closed {
+	if own := &l.lane[class]; own.closed {
 		own.nextProbe = now.Add(l.timeout + probeInterval) // also if it never ends
 	}
 	l.begun++
@@ -134,7 +134,7 @@ func (l *lanes) record(a attempt, o outcome, f *failure.Error, now clock.Instant
 	switch o {
 	case untold:
 		// A probe that tells nothing does not delay the next one.
-		if own := &l.lanes[a.class]; own.closed && a.order > own.closedAt {
+		if own := &l.lane[a.class]; own.closed && a.order > own.closedAt {
 			own.nextProbe = now.Add(probeInterval)
 		}
 	case answer:
@@ -162,13 +162,13 @@ func (l *lanes) recordAnswer(a attempt, now clock.Instant) {
 
 // clear clears the lane if the attempt began after it closed.
 func (l *lanes) clear(class Class, a attempt) {
-	if own := &l.lanes[class]; !own.closed || a.order > own.closedAt {
+	if own := &l.lane[class]; !own.closed || a.order > own.closedAt {
 		*own = lane{}
 	}
 }
 
 func (l *lanes) recordOutage(a attempt, o outcome, unanswered bool, now clock.Instant) {
-	own := &l.lanes[a.class]
+	own := &l.lane[a.class]
 	own.unanswered = unanswered
 	own.outages++
 	if a.class == NewToken {
@@ -190,7 +190,7 @@ func (l *lanes) recordOutage(a attempt, o outcome, unanswered bool, now clock.In
 
 // isDown reports whether to close the lane.
 func (l *lanes) isDown(class Class, now clock.Instant) bool {
-	down := l.lanes[class].outages >= outagesToTrouble
+	down := l.lane[class].outages >= outagesToTrouble
 	if class == KnownToken {
 		return down
 	}
@@ -206,7 +206,7 @@ func (own *lane) close(begun uint64, now clock.Instant) {
 // isProven reports whether an answer to a known token shows that the server is
 // there.
 func (l *lanes) isProven(now clock.Instant) bool {
-	return l.knownAnswered && !l.lanes[KnownToken].closed && !now.Reached(l.lastKnown.Add(knownIsProof))
+	return l.knownAnswered && !l.lane[KnownToken].closed && !now.Reached(l.lastKnown.Add(knownIsProof))
 }
 
 // recordWait takes note that the server asked to wait. A shorter wait, told to
