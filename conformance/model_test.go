@@ -76,6 +76,7 @@ const modelTimeout = 2 * time.Second // of one lookup
 type modelLookup struct {
 	token   *modelToken
 	arrived moment
+	put     time.Time // when it was first sent: before arrived for a retry
 	landed  moment    // when the answer left; zero: it has not
 	ends    time.Time // the time for it
 	active  bool
@@ -552,11 +553,19 @@ func (w *model) RoundTrip(r *http.Request) (*http.Response, error) {
 	w.mu.Lock()
 	l := &modelLookup{arrived: w.tick(), token: w.find(form.Get("token"))}
 	l.ends, _ = r.Context().Deadline()
+	l.put = l.arrived.at
 	id := len(w.lookups)
 	w.lookups = append(w.lookups, l)
+	isRetry := false
 	for _, other := range l.token.lookups {
-		late := l.arrived.at.After(other.arrived.at.Add(w.ttl)) // its answer would be too old
-		if other.landed.at.IsZero() && !late && l.arrived.at.Before(other.ends) && w.undisturbed(other) && w.undisturbed(l) {
+		if other.ends.Equal(l.ends) && other.failed && !other.landed.at.IsZero() {
+			isRetry, l.put = true, other.put
+		}
+	}
+	for _, other := range l.token.lookups {
+		late := l.arrived.at.After(other.put.Add(w.ttl)) // its answer would be too old
+		if !isRetry && other.landed.at.IsZero() && !late && l.arrived.at.Before(other.ends) &&
+			w.undisturbed(other) && w.undisturbed(l) {
 			w.counts.double.Add(1)
 		}
 	}
