@@ -33,9 +33,10 @@ func protocolFault(detail string) error { return failure.New(failure.Protocol, d
 // application/jwt, and a configured member must hold the JWT.
 func (c *Client) read(resp *http.Response) (*Answer, error) {
 	body, err := upstream.ReadBody(resp, maxAnswerSize)
+	outage := upstream.Outage(resp)
 	switch status := resp.StatusCode; {
-	case isOutage(status):
-		return nil, outage(resp)
+	case outage != nil:
+		return nil, outage
 	case err != nil:
 		return nil, err
 	case status == http.StatusOK:
@@ -72,35 +73,6 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 func notOfRFC7662(detail string) error {
 	f := failure.New(failure.Protocol, detail)
 	f.Unanswered = true
-	return f
-}
-
-// isOutage reports whether a status alone says that there is no answer, with
-// any body. 408, 421 and 425 say so of the request, not of the token.
-func isOutage(status int) bool {
-	switch status {
-	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusTooEarly:
-		return true
-	}
-	return status >= 500
-}
-
-// outage is the failure of such a status.
-func outage(resp *http.Response) error {
-	f := failure.New(failure.Unavailable, fmt.Sprintf("status %d", resp.StatusCode))
-	wait, asked := httpcache.RetryAfter(resp.Header, time.Now())
-	f.Wait, f.Unanswered = wait, true
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests:
-		f.WaitAll, f.Unanswered = asked, false // it does not want to say
-	case http.StatusServiceUnavailable:
-		f.WaitAll = asked
-	case http.StatusBadGateway, http.StatusGatewayTimeout:
-	case http.StatusNotImplemented:
-		f.Faulted, f.Unanswered = true, false // it never will
-	default:
-		f.Faulted = true
-	}
 	return f
 }
 

@@ -5,12 +5,9 @@ package introspection
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"net/url"
-	"strings"
 
-	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/upstream"
 )
 
@@ -64,21 +61,6 @@ func (c *Client) accept() string {
 // request makes the request of RFC 7662 section 2.1, with fresh credentials.
 // It carries nothing of the request that is being authenticated.
 func (c *Client) request(ctx context.Context, endpoint, token string) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, http.NoBody)
-	if err != nil {
-		return nil, protocolFault("introspection endpoint: not a URL")
-	}
-	req.Header.Set("Accept", c.accept())
 	form := url.Values{"token": {token}, "token_type_hint": {"access_token"}}
-	if c.Authenticate(req, form) != nil {
-		// No error of Authenticate is a verdict on the token.
-		return nil, failure.New(failure.Unavailable, "client authentication")
-	}
-	body := form.Encode()
-	req.ContentLength = int64(len(body))
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
-	req.Body, _ = req.GetBody()
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Accept-Encoding", "identity") // or the transport asks for gzip and inflates it
-	return req, nil
+	return upstream.FormRequest(ctx, endpoint, c.accept(), form, c.Authenticate)
 }
