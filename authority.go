@@ -74,6 +74,9 @@ func (a *authority) useIntrospection(c *config, up *upstream.Client, metadata *i
 		Member:       c.member,
 		Strict:       c.strictCacheControl,
 	}
+	if c.member != "" {
+		client.Format = introspection.JWTMember
+	}
 	a.ask = client.Ask
 }
 

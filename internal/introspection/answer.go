@@ -16,7 +16,7 @@ import (
 
 // An Answer is what the authorization server says of an active token.
 type Answer struct {
-	JWT     string
+	JWT     string      // for the format Signed, the answer itself, not yet read
 	Members jose.Object // of a JSON answer, without the JWT
 	IsJSON  bool
 	Expiry  time.Time     // the answer's own exp; zero if it has none
@@ -29,8 +29,7 @@ var errInactive = failure.New(failure.Inactive, "")
 func protocolFault(detail string) error { return failure.New(failure.Protocol, detail) }
 
 // read classifies a response by its status, then its media type, then its body.
-// What was asked for matters in two places: a 204 is an answer only to
-// application/jwt, and a configured member must hold the JWT.
+// A 204 is an answer only to application/jwt.
 func (c *Client) read(resp *http.Response) (*Answer, error) {
 	body, err := upstream.ReadBody(resp, maxAnswerSize)
 	outage := upstream.Outage(resp)
@@ -40,7 +39,7 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 	case err != nil:
 		return nil, err
 	case status == http.StatusOK:
-	case status == http.StatusNoContent && c.Member == "" && len(body) == 0:
+	case status == http.StatusNoContent && c.Format == JWT && len(body) == 0:
 		return nil, errInactive
 	default:
 		return nil, refusedStatus(status, body)
@@ -54,16 +53,20 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 		return nil, notOfRFC7662("Content-Type malformed")
 	}
 	maxAge := httpcache.Freshness(resp.Header, c.Strict)
-	switch mediaType {
-	case typeJWT:
+	switch {
+	case mediaType == typeSigned && c.Format != Signed:
+		return nil, protocolFault("an RFC 9701 answer, which is no access token")
+	case mediaType == typeSigned, mediaType == typeJWT && (c.Format == JWT || c.Format == JWTMember):
 		if line, ok := bytes.CutSuffix(body, []byte("\n")); ok {
 			body = bytes.TrimSuffix(line, []byte("\r"))
 		}
 		return &Answer{JWT: string(body), MaxAge: maxAge}, nil
-	case typeJSON:
+	case c.Format == Signed && (mediaType == typeJWT || mediaType == typeJSON):
+		return nil, protocolFault("not signed as RFC 9701 demands: " + mediaType)
+	case mediaType == typeJWT:
+		return nil, protocolFault(typeJWT + " in place of " + typeJSON)
+	case mediaType == typeJSON:
 		return c.readJSON(body, maxAge)
-	case "application/token-introspection+jwt":
-		return nil, protocolFault("an RFC 9701 answer, which is no access token")
 	}
 	return nil, notOfRFC7662("neither " + typeJWT + " nor " + typeJSON)
 }
@@ -104,32 +107,22 @@ func refusedCredentials(status int) error {
 	return protocolFault(fmt.Sprintf(text+": status %d", status))
 }
 
-// readJSON reads the answer of RFC 7662 section 2.2 with the JWT as one of its
-// members.
+// readJSON reads the answer of RFC 7662 section 2.2, as the format wants it:
+// with the JWT as one of its members, or without a JWT.
 func (c *Client) readJSON(body []byte, maxAge time.Duration) (*Answer, error) {
 	members, err := jose.ParseObject(body)
 	if err != nil {
 		return nil, protocolFault("not strict JSON")
 	}
-	active, ok := members.Get("active").Bool()
-	if !ok {
-		return nil, protocolFault("active is missing or no boolean")
-	}
-	if !active {
-		return nil, errInactive
-	}
-	answer := &Answer{Members: members, IsJSON: true, MaxAge: maxAge}
-	if exp := members.Get("exp"); exp.Exists() && !exp.IsNull() {
-		sec, ok := exp.NumericDate()
-		if !ok {
-			return nil, protocolFault("exp is no date")
-		}
-		answer.Expiry = time.Unix(sec, 0)
+	answer := &Answer{MaxAge: maxAge}
+	if err := answer.Read(members); err != nil || c.Format == Members {
+		return answer, err
 	}
 	name, err := c.member(members)
 	if err != nil {
 		return nil, err
 	}
+	var ok bool
 	if answer.JWT, ok = members.Get(name).Text(); !ok {
 		return nil, protocolFault("the JWT member is no string")
 	}
@@ -137,11 +130,32 @@ func (c *Client) readJSON(body []byte, maxAge time.Duration) (*Answer, error) {
 	return answer, nil
 }
 
+// Read reads the members of an answer: whether the token is active, and until
+// when. The error is a [*failure.Error], also for a token that is not.
+func (a *Answer) Read(members jose.Object) error {
+	active, ok := members.Get("active").Bool()
+	if !ok {
+		return protocolFault("active is missing or no boolean")
+	}
+	if !active {
+		return errInactive
+	}
+	a.Members, a.IsJSON = members, true
+	if exp := members.Get("exp"); exp.Exists() && !exp.IsNull() {
+		sec, ok := exp.NumericDate()
+		if !ok {
+			return protocolFault("exp is no date")
+		}
+		a.Expiry = time.Unix(sec, 0)
+	}
+	return nil
+}
+
 // member returns the name of the one member that holds the JWT: the configured
 // one, or else Curity's or Keycloak's.
 func (c *Client) member(members jose.Object) (string, error) {
 	names := []string{"phantom_token", "jwt"}
-	if c.Member != "" {
+	if c.Format == JWTMember {
 		names = []string{c.Member}
 	}
 	found := ""

@@ -11,9 +11,27 @@ import (
 	"github.com/phantom-token/phantom/internal/upstream"
 )
 
+// A Format is what the endpoint is asked for. The answer never chooses it: one
+// that does not fit cannot be used.
+type Format uint8
+
+// The formats.
 const (
-	typeJWT  = "application/jwt"
-	typeJSON = "application/json"
+	// JWT is application/jwt. JSON with a member phantom_token or jwt is
+	// understood too.
+	JWT Format = iota
+	// JWTMember is application/json with the JWT in one member.
+	JWTMember
+	// Members is application/json as in RFC 7662 section 2.2, without a JWT.
+	Members
+	// Signed is the signed answer of RFC 9701.
+	Signed
+)
+
+const (
+	typeJWT    = "application/jwt"
+	typeJSON   = "application/json"
+	typeSigned = "application/token-introspection+jwt"
 )
 
 // maxAnswerSize bounds the body of an answer, in bytes.
@@ -26,8 +44,9 @@ type Client struct {
 	Upstream *upstream.Client
 	// Authenticate adds this service's credentials to a request or its form.
 	Authenticate func(*http.Request, url.Values) error
-	// Member names the member of a JSON answer that holds the JWT. If it is
-	// empty, the Client asks for application/jwt.
+	// Format is what to ask for.
+	Format Format
+	// Member names the member that holds the JWT, for JWTMember.
 	Member string
 	// Strict obeys no-store and no-cache.
 	Strict bool
@@ -49,13 +68,15 @@ func (c *Client) Ask(ctx context.Context, token string) (*Answer, error) {
 	return c.read(resp)
 }
 
-// accept returns one media type alone. Servers compare the whole field with one
-// string and silently answer a list or a weight with plain JSON.
+// accept returns the media type of the format.
 func (c *Client) accept() string {
-	if c.Member != "" {
-		return typeJSON
+	switch c.Format {
+	case JWT:
+		return typeJWT
+	case Signed:
+		return typeSigned
 	}
-	return typeJWT
+	return typeJSON
 }
 
 // request makes the request of RFC 7662 section 2.1, with fresh credentials.
