@@ -81,19 +81,26 @@ func compact(raw []byte) []byte {
 // without need.
 func objectOf(members iter.Seq[member]) []byte {
 	out := bytes.NewBufferString("{")
-	names := json.NewEncoder(out)
-	names.SetEscapeHTML(false) // or some bytes take six times their room
 	separate := false
 	for m := range members {
 		if separate {
 			out.WriteByte(',')
 		}
 		separate = true
-		_ = names.Encode(string(m.name)) // a string always encodes
-		out.Truncate(out.Len() - 1)      // the encoder's line break
+		out.Write(jsonString(string(m.name)))
 		out.WriteByte(':')
 		_ = json.Compact(out, m.value.raw) // it was parsed before
 	}
 	out.WriteByte('}')
 	return out.Bytes()
+}
+
+// jsonString returns the text as a JSON string. Nothing is escaped without
+// need, or some bytes take six times their room.
+func jsonString(text string) []byte {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(text)                           // a string always encodes
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")) // the encoder's line break
 }

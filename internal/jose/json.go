@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"iter"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -101,6 +102,30 @@ func (o Object) All() iter.Seq2[string, Value] {
 	}
 }
 
+// With returns the object with a string as its member of the given name.
+func (o Object) With(name, text string) Object {
+	value := jsonString(text)
+	i, found := slices.BinarySearchFunc(o.members, []byte(name), func(m member, name []byte) int {
+		return bytes.Compare(m.name, name)
+	})
+	o.members = slices.Clone(o.members)
+	if !found {
+		o.members = slices.Insert(o.members, i, member{})
+	}
+	o.members[i] = member{[]byte(name), Value{value}}
+	return o
+}
+
+// Keep returns the object with only the members for which keep reports true.
+func (o Object) Keep(keep func(name string, v Value) bool) Object {
+	o.members = slices.DeleteFunc(slices.Clone(o.members), func(m member) bool { return !keep(string(m.name), m.value) })
+	return o
+}
+
+// JSON returns the object as JSON. The values are as they came, except for
+// white space between tokens.
+func (o Object) JSON() []byte { return objectOf(slices.Values(o.members)) }
+
 // Without returns the object without the member of the given name.
 func (o Object) Without(name string) Object {
 	o.members = slices.DeleteFunc(slices.Clone(o.members), func(m member) bool { return string(m.name) == name })
@@ -145,6 +170,26 @@ func (v Value) Texts() ([]string, bool) {
 		texts = append(texts, text)
 	}
 	return texts, true
+}
+
+// Holds reports whether the value is, or has at any depth, a string or a
+// member's name that contains the text.
+func (v Value) Holds(text string) bool {
+	if s, ok := v.Text(); ok {
+		return strings.Contains(s, text)
+	}
+	for element := range v.elements() {
+		if element.Holds(text) {
+			return true
+		}
+	}
+	o, _ := v.Object()
+	for name, value := range o.All() {
+		if strings.Contains(name, text) || value.Holds(text) {
+			return true
+		}
+	}
+	return false
 }
 
 // Object returns a JSON object.
