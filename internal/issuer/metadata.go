@@ -45,13 +45,24 @@ type Events struct {
 // 8414, OpenID Connect Discovery), when they are first needed.
 type Metadata struct {
 	document[endpoints]
-	// pinned says that the introspection endpoint gets credentials. They must
-	// not follow it to another host.
+	// pinned says that the introspection endpoint or the token endpoint gets
+	// credentials. They must not follow it to another host.
 	pinned atomic.Bool
 }
 
 // endpoints holds what is used of the metadata (RFC 8414 section 2).
-type endpoints struct{ introspection, jwks string }
+type endpoints struct{ introspection, token, jwks string }
+
+// moved returns the name of an endpoint that is at another host than before.
+func (e *endpoints) moved(before *endpoints) string {
+	switch {
+	case !sameOrigin(before.introspection, e.introspection):
+		return "introspection endpoint"
+	case !sameOrigin(before.token, e.token):
+		return "token endpoint"
+	}
+	return ""
+}
 
 // maxMetadataSize bounds the metadata's document, in bytes.
 const maxMetadataSize = 256 << 10
@@ -111,15 +122,18 @@ const (
 )
 
 // tryURL gets the metadata at one URL, which may be another application's. If
-// old is not nil, the introspection endpoint must be at the same host still.
+// old is not nil, the endpoints that get credentials must be at the same hosts
+// still.
 func tryURL(ctx context.Context, c Config, target string, old *endpoints) (*endpoints, time.Duration, *unusable) {
 	body, maxAge, err := c.Upstream.GetDocument(ctx, target, "application/json", maxMetadataSize)
 	if err != nil {
 		return nil, 0, noMetadata(err)
 	}
 	found, why := readMetadata(body, c)
-	if why == nil && old != nil && !sameHost(old.introspection, found.introspection) {
-		why = &unusable{wrongField, metadataFault("the introspection endpoint moved to another host")}
+	if why == nil && old != nil {
+		if name := found.moved(old); name != "" {
+			why = &unusable{wrongField, metadataFault("the " + name + " moved to another host")}
+		}
 	}
 	return found, maxAge, why
 }
@@ -193,6 +207,8 @@ func readMetadata(body []byte, c Config) (*endpoints, *unusable) {
 	}{
 		{members, "introspection_endpoint", &found.introspection},
 		{aliases, "introspection_endpoint", &found.introspection},
+		{members, "token_endpoint", &found.token},
+		{aliases, "token_endpoint", &found.token},
 		{members, "jwks_uri", &found.jwks},
 	} {
 		v := endpoint.in.Get(endpoint.name)
@@ -224,10 +240,12 @@ func readAliases(members jose.Object, c Config) (jose.Object, *unusable) {
 
 func isHTTPS(url string) bool { return strings.HasPrefix(strings.ToLower(url), "https:") }
 
-func sameHost(a, b string) bool {
-	from, err1 := url.Parse(a)
-	to, err2 := url.Parse(b)
-	return a == "" || err1 == nil && err2 == nil && from.Scheme == to.Scheme && from.Host == to.Host
+// sameOrigin reports whether the URL has the scheme and the host of the one
+// before, if there was one.
+func sameOrigin(before, after string) bool {
+	from, err1 := url.Parse(before)
+	to, err2 := url.Parse(after)
+	return before == "" || err1 == nil && err2 == nil && from.Scheme == to.Scheme && from.Host == to.Host
 }
 
 // IntrospectionEndpoint returns the introspection_endpoint. After the first
@@ -235,6 +253,13 @@ func sameHost(a, b string) bool {
 func (m *Metadata) IntrospectionEndpoint(ctx context.Context) (string, error) {
 	m.pinned.Store(true)
 	return m.endpoint(ctx, "introspection_endpoint", func(e *endpoints) string { return e.introspection })
+}
+
+// TokenEndpoint returns the token_endpoint. After the first call it may not move
+// to another host.
+func (m *Metadata) TokenEndpoint(ctx context.Context) (string, error) {
+	m.pinned.Store(true)
+	return m.endpoint(ctx, "token_endpoint", func(e *endpoints) string { return e.token })
 }
 
 // JWKSURL returns the jwks_uri.
