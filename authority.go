@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/phantom-token/phantom/internal/claims"
+	"github.com/phantom-token/phantom/internal/exchange"
+	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/gate"
 	"github.com/phantom-token/phantom/internal/introspection"
 	"github.com/phantom-token/phantom/internal/issuer"
@@ -18,22 +20,34 @@ import (
 type authority struct {
 	gate            *gate.Gate
 	ask             func(ctx context.Context, token string) (*introspection.Answer, error)
-	verifySignature func(ctx context.Context, jwt string, msg *jose.Message) (*issuer.Key, error)
-	ready           func() error // why no answer could be verified now, so that none is asked for
+	answerMode      bool     // the answer itself is judged
+	signedAudience  string   // of signed answers; empty: answers are not signed
+	supply          supplier // of the JWT in an answer mode; nil: there is none
 	rules           claims.Rules
+	verifySignature signatures // with the server's keys
+	jwtRules        claims.Rules
+	jwtSignature    signatures                    // of the JWTs that are handed on
+	ready           func() error                  // why no answer could be verified now, so that none is asked for
 	warm            []func(context.Context) error // what Warm fetches
 }
 
+// signatures verifies the signature of a JWT. It returns the key that fits, or
+// nil for a caller's KeySet.
+type signatures func(ctx context.Context, jwt string, msg *jose.Message) (*issuer.Key, error)
+
 func newAuthority(c *config, log *eventLog) *authority {
 	a := &authority{
-		gate:  gate.New(c.maxInFlight, c.timeout),
-		ready: func() error { return nil },
+		gate:           gate.New(c.maxInFlight, c.timeout),
+		answerMode:     c.answerMode(),
+		signedAudience: c.signedAudience,
+		ready:          func() error { return nil },
 		rules: claims.Rules{
-			Issuer:     c.issuer,
-			Audience:   c.audience,
-			Leeway:     c.leeway,
-			RFC9068:    c.rfc9068,
-			Algorithms: c.algorithms,
+			Issuer:        c.issuer,
+			Audience:      c.audience,
+			Leeway:        c.leeway,
+			RFC9068:       c.rfc9068,
+			Algorithms:    c.algorithms,
+			ClientSubject: c.clientSubject,
 		},
 	}
 	published := issuer.Config{
@@ -46,7 +60,10 @@ func newAuthority(c *config, log *eventLog) *authority {
 	}
 	metadata := issuer.NewMetadata(published)
 	a.useIntrospection(c, published.Upstream, metadata)
-	a.useKeys(c, published, metadata)
+	if c.usesServerKeys() {
+		a.useKeys(c, published, metadata)
+	}
+	a.useSource(c, published.Upstream, metadata)
 	return a
 }
 
@@ -59,40 +76,22 @@ func (a *authority) useIntrospection(c *config, up *upstream.Client, metadata *i
 		}
 		return
 	}
-	endpoint := fixedURL(c.endpoint)
-	if c.endpoint == "" {
-		endpoint = metadata.IntrospectionEndpoint
-		a.warm = append(a.warm, func(ctx context.Context) error {
-			_, err := endpoint(ctx)
-			return err
-		})
-	}
 	client := &introspection.Client{
-		Endpoint:     endpoint,
+		Endpoint:     a.endpoint(c.endpoint, metadata.IntrospectionEndpoint),
 		Upstream:     up,
 		Authenticate: forIssuer(c.auth, c.issuer).Authenticate,
+		Format:       c.format(),
 		Member:       c.member,
 		Strict:       c.strictCacheControl,
-	}
-	if c.member != "" {
-		client.Format = introspection.JWTMember
 	}
 	a.ask = client.Ask
 }
 
-// useKeys chooses the keys: the caller's KeySet or the set that the issuer
-// publishes.
+// useKeys chooses the server's keys: the caller's KeySet or the set that the
+// issuer publishes.
 func (a *authority) useKeys(c *config, published issuer.Config, metadata *issuer.Metadata) {
-	if own, ok := c.keySet.(ownKeys); ok {
-		a.verifySignature = func(_ context.Context, _ string, msg *jose.Message) (*issuer.Key, error) {
-			return own.verify(msg)
-		}
-		return
-	}
 	if c.keySet != nil {
-		a.verifySignature = func(ctx context.Context, jwt string, msg *jose.Message) (*issuer.Key, error) {
-			return nil, verifyWith(ctx, c.keySet, jwt, msg)
-		}
+		a.verifySignature = callersKeys(c.keySet)
 		return
 	}
 	jwksURL := fixedURL(c.jwksURL)
@@ -105,6 +104,45 @@ func (a *authority) useKeys(c *config, published issuer.Config, metadata *issuer
 	}
 	a.ready = keys.Unavailable
 	a.warm = append(a.warm, keys.Fetch)
+}
+
+// useSource chooses where the JWT comes from, and what verifies it.
+func (a *authority) useSource(c *config, up *upstream.Client, metadata *issuer.Metadata) {
+	a.jwtRules, a.jwtSignature = a.rules, a.verifySignature
+	if !a.answerMode {
+		return
+	}
+	a.rules.RFC9068, a.jwtRules.ClientSubject = false, ""
+	a.jwtRules.Audience = nil // the business of those who get the JWT
+	switch {
+	case c.minter != nil:
+		a.supply = mintWith(c.minter)
+		if c.minterKeys != nil {
+			a.jwtRules.Issuer, a.jwtSignature = c.minterName, callersKeys(c.minterKeys)
+		}
+	case c.given["WithTokenExchange"]:
+		a.supply = exchangeWith(&exchange.Client{
+			Endpoint:     a.endpoint(c.exchangeEndpoint, metadata.TokenEndpoint),
+			Upstream:     up,
+			Authenticate: forIssuer(c.auth, c.issuer).Authenticate,
+			Form:         c.exchangeForm,
+		})
+	}
+}
+
+// endpoint returns the URL function for an endpoint: the configured one, or the
+// one in the metadata, which Warm then fetches.
+func (a *authority) endpoint(
+	configured string, discovered func(context.Context) (string, error),
+) func(context.Context) (string, error) {
+	if configured != "" {
+		return fixedURL(configured)
+	}
+	a.warm = append(a.warm, func(ctx context.Context) error {
+		_, err := discovered(ctx)
+		return err
+	})
+	return discovered
 }
 
 // fixedURL returns the URL function for an endpoint that needs no discovery.
@@ -121,27 +159,65 @@ func (c *config) transport() http.RoundTripper {
 	return c.client.Transport
 }
 
-// verifyAnswer verifies the JWT of an active answer: its form, algorithm, type,
-// signature and claims, in this order, and then what the answer says beside it.
-// It returns the key that signed the JWT, or nil with a caller's KeySet.
-func (a *authority) verifyAnswer(ctx context.Context, answer *introspection.Answer) (*issuer.Key, *claims.Set, error) {
-	msg, err := jose.Parse(answer.JWT)
+// What is verified of a reply makes a Token.
+type verified struct {
+	set  *claims.Set    // what the Token says
+	jwt  jose.Object    // the claims of the JWT, if there is one
+	exp  int64          // the earliest exp; 0: none
+	keys [2]*issuer.Key // on which all this rests; nil: a key of a caller's KeySet
+}
+
+// verifyReply verifies the JWT of a reply, if there is to be one. In an answer
+// mode a JWT that fails is not the token's fault, which passed every check.
+func (a *authority) verifyReply(ctx context.Context, r *reply) (*verified, error) {
+	v := &verified{set: r.claims, keys: [2]*issuer.Key{r.signedBy}}
+	switch {
+	case r.noKeys != nil:
+		return nil, r.noKeys
+	case r.claims != nil && a.supply == nil:
+		v.exp = r.claims.Expiry
+		return v, nil
+	}
+	key, set, err := a.verifyJWT(ctx, r)
+	if err == nil && r.claims != nil && set.Subject != r.claims.Subject {
+		err = &failure.Error{Class: failure.Refused, Detail: "sub", Lasting: true}
+	}
+	switch {
+	case err != nil && r.claims != nil:
+		return nil, unusable(err, "supplied JWT: ")
+	case err != nil:
+		return nil, err
+	}
+	v.jwt, v.exp, v.keys[1] = set.All, set.Expiry, key
+	if r.claims == nil {
+		v.set = set
+	} else if exp := r.claims.Expiry; exp != 0 {
+		v.exp = min(exp, v.exp)
+	}
+	return v, nil
+}
+
+// verifyJWT verifies the JWT of a reply: its form, algorithm, type, signature
+// and claims, in this order, and then what a JSON answer says beside it. It
+// returns the key that signed the JWT, or nil for one of a caller's KeySet.
+func (a *authority) verifyJWT(ctx context.Context, r *reply) (*issuer.Key, *claims.Set, error) {
+	msg, err := jose.Parse(r.JWT)
 	if err != nil {
 		return nil, nil, issuer.Refusal(err)
 	}
-	if err := a.rules.CheckHeader(msg); err != nil {
+	if err := a.jwtRules.CheckHeader(msg); err != nil {
 		return nil, nil, err
 	}
-	key, err := a.verifySignature(ctx, answer.JWT, msg)
+	key, err := a.jwtSignature(ctx, r.JWT, msg)
 	if err != nil {
 		return nil, nil, err
 	}
 	now := time.Now()
-	set, err := a.rules.Check(msg, now)
-	if err != nil {
-		return nil, nil, err
+	set, err := a.jwtRules.Check(msg, now)
+	if err != nil || r.claims != nil {
+		return key, set, err
 	}
-	if err := a.rules.CheckAnswer(msg, set, answer.Members, answer.Expiry, now); err != nil {
+	if err := a.rules.CheckAnswer(msg, set, r.Members, r.Expiry, now); err != nil {
 		return nil, nil, err
 	}
 	return key, set, nil

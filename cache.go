@@ -70,6 +70,9 @@ func (m *memory) remember(
 // expires, but at most for maxTTL and the server's max-age.
 func (m *memory) life(token *Token, answer *introspection.Answer, askedAt clock.Instant) cache.Life {
 	expiry := token.Expiry()
+	if expiry.IsZero() { // it has none
+		expiry = time.Unix(0, askedAt.Wall).AddDate(1, 0, 0)
+	}
 	if !answer.Expiry.IsZero() && answer.Expiry.Before(expiry) {
 		expiry = answer.Expiry
 	}

@@ -47,6 +47,7 @@ const (
 	ReasonMalformedRequest Reason = "malformed_request" // not RFC 6750's grammar: 400, ErrInvalidRequest
 	ReasonInactive         Reason = "inactive"          // the authorization server said so: 401, ErrInvalidToken
 	ReasonJWTRejected      Reason = "jwt_rejected"      // a check refused the JWT: 401, ErrInvalidToken
+	ReasonAnswerRejected   Reason = "answer_rejected"   // a check refused an answer without a JWT: 401, ErrInvalidToken
 	ReasonScope            Reason = "scope"             // a requirement is not met: 403, ErrInsufficientScope
 	ReasonProtocol         Reason = "as_protocol"       // unusable answer: 502, ErrUpstream
 	ReasonUnavailable      Reason = "as_unavailable"    // no answer: 503, ErrUnavailable
@@ -125,6 +126,14 @@ var kinds = [...]kind{
 	},
 	failure.Refused: {
 		reason:   ReasonJWTRejected,
+		status:   http.StatusUnauthorized,
+		sentinel: ErrInvalidToken,
+		code:     "invalid_token",
+		text:     "The token is expired, revoked or not valid here.",
+		level:    slog.LevelError,
+	},
+	failure.RefusedAnswer: {
+		reason:   ReasonAnswerRejected,
 		status:   http.StatusUnauthorized,
 		sentinel: ErrInvalidToken,
 		code:     "invalid_token",

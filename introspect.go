@@ -107,15 +107,15 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 	if tok, err := l.answeredMeanwhile(); tok != nil || err != nil {
 		return tok, err
 	}
-	answer, err := l.ask(ctx)
+	r, err := l.ask(ctx)
 	if err != nil {
 		return nil, l.rememberFailure(err)
 	}
-	tok, err := l.verify(ctx, answer)
+	tok, err := l.verify(ctx, r)
 	if err != nil {
 		return nil, l.rememberFailure(err)
 	}
-	l.m.memory.remember(l.digest, l.question, tok, answer, l.askedAt)
+	l.m.memory.remember(l.digest, l.question, tok, r.Answer, l.askedAt)
 	return tok, nil
 }
 
@@ -136,13 +136,13 @@ func (l *lookup) answeredMeanwhile() (*Token, error) {
 }
 
 // ask asks the authorization server, once the gate permits.
-func (l *lookup) ask(ctx context.Context) (answer *introspection.Answer, err error) {
+func (l *lookup) ask(ctx context.Context) (r *reply, err error) {
 	if err := l.m.authority.ready(); err != nil {
 		return nil, err
 	}
 	err = l.m.authority.gate.Do(ctx, l.class, func(ctx context.Context) (err error) {
 		l.askedAt = l.m.memory.questions.Put(l.question)
-		answer, err = l.m.authority.ask(ctx, l.token)
+		r, err = l.m.authority.question(ctx, l.token)
 		if !l.m.memory.questions.InTime(l.question) {
 			// A hook was deaf to its context, or the machine slept: the answer may
 			// be older than anybody waits for.
@@ -152,16 +152,16 @@ func (l *lookup) ask(ctx context.Context) (answer *introspection.Answer, err err
 		}
 		return err
 	})
-	return answer, err
+	return r, err
 }
 
-// verify makes the Token of an answer.
-func (l *lookup) verify(ctx context.Context, answer *introspection.Answer) (*Token, error) {
-	key, set, err := l.m.authority.verifyAnswer(ctx, answer)
+// verify makes the Token of a reply.
+func (l *lookup) verify(ctx context.Context, r *reply) (*Token, error) {
+	v, err := l.m.authority.verifyReply(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	return newToken(l.m, l.digest, key, set, answer), nil
+	return newToken(l.m, l.digest, v, r), nil
 }
 
 // rememberFailure remembers a refusal that will last: the server's word

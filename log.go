@@ -54,6 +54,16 @@ func (l *eventLog) rejected(ctx context.Context, e *Error) {
 	l.write(ctx, k.level, "phantom: request rejected", e, slog.Int("status", k.status))
 }
 
+// unprotected logs that plain http is permitted for answers that are not
+// signed: anyone on the path can write identities.
+func (l *eventLog) unprotected() {
+	if l.logger != nil {
+		l.logger.LogAttrs(context.Background(), slog.LevelWarn,
+			"phantom: WithInsecureHTTP permits unsigned answers without TLS: anyone on the path can write identities",
+			slog.String("issuer", l.issuer))
+	}
+}
+
 // stale logs that an outage is being bridged.
 func (l *eventLog) stale(ctx context.Context, outage error) {
 	if l.mayLog("stale", logPause) {

@@ -3,6 +3,7 @@ package phantom
 import (
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -42,6 +43,13 @@ type config struct {
 	auth               ClientAuth
 	introspector       Introspector
 	member             string
+	minter             Minter
+	minterName         string // what minter.Issuer said
+	minterKeys         KeySet
+	clientSubject      string
+	signedAudience     string
+	exchangeEndpoint   string
+	exchangeForm       url.Values
 	algorithms         []string
 	rfc9068            bool
 	leeway             time.Duration
@@ -126,15 +134,17 @@ func WithKeySet(keys KeySet) Option {
 }
 
 // WithClientAuth sets how this service authenticates at the introspection
-// endpoint. It is required unless [WithIntrospector] is given. If the endpoint
-// wants no credentials, say so with [NoClientAuth].
+// endpoint and, for [WithTokenExchange], at the token endpoint. It is required
+// unless [WithIntrospector] is given. If the endpoint wants no credentials, say
+// so with [NoClientAuth].
 func WithClientAuth(auth ClientAuth) Option {
 	return with("WithClientAuth", func(c *config) { c.auth = auth })
 }
 
 // WithIntrospector replaces the client of RFC 7662. It excludes the options
-// that configure that client: [WithIntrospectionEndpoint], [WithClientAuth],
-// [WithJSONResponse] and [WithStrictCacheControl].
+// that configure that client: [WithIntrospectionEndpoint], [WithJSONResponse],
+// [WithSignedResponse], [WithStrictCacheControl] and, unless the token endpoint
+// is used too ([WithTokenExchange]), [WithClientAuth].
 func WithIntrospector(introspector Introspector) Option {
 	return with("WithIntrospector", func(c *config) { c.introspector = introspector })
 }
@@ -307,7 +317,9 @@ func WithLogger(logger *slog.Logger) Option {
 }
 
 // WithInsecureHTTP permits plain http for the issuer and its endpoints. Anyone
-// on the network path can then read tokens and substitute keys. Without this
+// on the network path can then read tokens and substitute keys, and with
+// [WithoutJWT], [WithMinter] or [WithTokenExchange] write identities, unless
+// [WithSignedResponse] is given too; [New] logs that once, at WARN. Without this
 // option, plain http is for the loopback interface only.
 func WithInsecureHTTP() Option {
 	return with("WithInsecureHTTP", func(c *config) { c.insecureHTTP = true })

@@ -24,6 +24,7 @@ import (
 	"github.com/phantom-token/phantom/internal/flight"
 	"github.com/phantom-token/phantom/internal/handoff"
 	"github.com/phantom-token/phantom/internal/httpauth"
+	"github.com/phantom-token/phantom/internal/introspection"
 )
 
 // A Middleware authenticates requests. Make one with [New]. It is immutable and
@@ -52,6 +53,9 @@ func New(opts ...Option) (*Middleware, error) {
 		return nil, err
 	}
 	log := &eventLog{logger: c.logger, issuer: c.issuer}
+	if c.insecureHTTP && c.format() == introspection.Members {
+		log.unprotected()
+	}
 	return &Middleware{&parts{
 		authority:    newAuthority(c, log),
 		memory:       newMemory(c),
@@ -187,8 +191,8 @@ func (m *Middleware) permits(tok *Token, requirements []Requirement) error {
 // required returns the request's token. A token that an outer handler of this
 // Middleware verified serves the inner handlers too.
 func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error) {
-	if tok, ok := FromContext(r.Context()); ok && tok.owner == m && m.carriesOnly(r, tok) {
-		if m.authority.rules.Expired(tok.expiry, time.Now()) {
+	if tok, ok := m.inherited(r); ok {
+		if tok.expiry != 0 && m.authority.rules.Expired(tok.expiry, time.Now()) {
 			return nil, false, failure.New(failure.Refused, "exp")
 		}
 		return tok, true, nil
@@ -200,12 +204,22 @@ func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error)
 	return m.verify(r.Context(), token)
 }
 
+// inherited returns the token that an outer handler of this Middleware verified
+// for the request.
+func (m *Middleware) inherited(r *http.Request) (*Token, bool) {
+	tok, ok := FromContext(r.Context())
+	if !ok || tok.owner != m || !m.carriesOnly(r, tok) {
+		return nil, false
+	}
+	return tok, true
+}
+
 // carriesOnly reports whether the request brings no credentials except the
 // token's own JWT or, with an extractor, the opaque token behind it. A request
 // made with another request's context can bring different ones.
 func (m *Middleware) carriesOnly(r *http.Request, tok *Token) bool {
 	values := httpauth.Credentials(r.Header)
-	if len(values) > 1 || len(values) == 1 && values[0] != tok.header() {
+	if len(values) > 1 || len(values) == 1 && (values[0] != tok.header() || tok.header() == "") {
 		return false
 	}
 	if m.extract == nil {
@@ -224,9 +238,13 @@ func isAbsent(err error) bool {
 }
 
 // optional returns no token for a request that has no Authorization field at
-// all and in which the extractor, if there is one, finds none.
+// all and in which the extractor, if there is one, finds none. A token without
+// a JWT, which an outer handler verified, left no field behind.
 func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error) {
 	if len(httpauth.Credentials(r.Header)) > 0 {
+		return m.required(r)
+	}
+	if tok, ok := m.inherited(r); ok && tok.JWT() == "" {
 		return m.required(r)
 	}
 	if m.extract == nil {

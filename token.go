@@ -2,6 +2,7 @@ package phantom
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -14,9 +15,7 @@ import (
 	"time"
 	"unique"
 
-	"github.com/phantom-token/phantom/internal/claims"
 	"github.com/phantom-token/phantom/internal/httpauth"
-	"github.com/phantom-token/phantom/internal/introspection"
 	"github.com/phantom-token/phantom/internal/issuer"
 	"github.com/phantom-token/phantom/internal/jose"
 	"github.com/phantom-token/phantom/internal/packed"
@@ -31,13 +30,19 @@ import (
 // accident. Where fmt cannot ask it, in an unexported field, its JWT is out of
 // fmt's reach.
 type Token struct { //nolint:recvcheck // String and Format are there for a copied Token too
-	text             packed.Text // the Authorization field; the subject and the ID, unless they are long
+	text             packed.Text // the Authorization field, if any; the subject and the ID, unless they are long
 	digest           digest      // of the opaque token
 	common           unique.Handle[common]
 	owner            *Middleware
-	key              *issuer.Key      // nil: a key of a caller's KeySet
+	key              *issuer.Key      // nil: a key of a caller's KeySet, or none
+	rare             *rare            // nil for most Tokens
 	answer           *jose.Difference // the JSON members of the introspection answer, if any, less the claims
-	expiry, issuedAt int64            // seconds since the epoch
+	expiry, issuedAt int64            // seconds since the epoch; 0: none
+}
+
+// rare holds what few Tokens have.
+type rare struct {
+	key *issuer.Key // a second one: that of a signed answer beside the JWT's
 }
 
 // common holds what many Tokens share, once for all of them.
@@ -45,9 +50,11 @@ type common struct{ clientID, scope, audience string }
 
 const bearerPrefix = httpauth.Bearer + " "
 
-func newToken(
-	owner *Middleware, d digest, key *issuer.Key, set *claims.Set, answer *introspection.Answer,
-) *Token {
+func newToken(owner *Middleware, d digest, v *verified, r *reply) *Token {
+	set, prefix := v.set, bearerPrefix
+	if r.JWT == "" {
+		prefix = ""
+	}
 	// In one allocation, a hit finds the text beside the Token.
 	var made struct {
 		token Token
@@ -55,56 +62,83 @@ func newToken(
 	}
 	t := &made.token
 	*t = Token{
-		text:     packed.New(&made.text, bearerPrefix, answer.JWT, set.Subject, set.ID),
+		text:     packed.New(&made.text, prefix, r.JWT, set.Subject, set.ID),
 		digest:   d,
 		common:   unique.Make(common{set.ClientID, set.Scope, strings.Join(set.Audience, "\x00")}),
 		owner:    owner,
-		key:      key,
-		expiry:   set.Expiry,
+		key:      cmp.Or(v.keys[1], v.keys[0]),
+		expiry:   v.exp,
 		issuedAt: set.IssuedAt,
 	}
-	if answer.IsJSON {
-		t.answer = answer.Members.Minus(set.All)
+	if v.keys[0] != nil && v.keys[0] != t.key {
+		t.rare = &rare{key: v.keys[0]}
+	}
+	if r.IsJSON {
+		t.answer = r.Members.Minus(v.jwt)
 	}
 	return t
 }
 
-// isRetired reports whether the key that signed the JWT has left the issuer's
-// set.
-func (t *Token) isRetired() bool { return t.key.Retired() }
+// isRetired reports whether a key on which the Token rests has left the
+// issuer's set.
+func (t *Token) isRetired() bool { return t.key.Retired() || t.rare != nil && t.rare.key.Retired() }
 
-// header returns the value of the Authorization field.
+// header returns the value of the Authorization field; empty if there is no
+// JWT.
 func (t *Token) header() string {
-	if text := t.text.Field(); strings.HasPrefix(text, bearerPrefix) {
+	if text := t.text.Field(); text == "" || strings.HasPrefix(text, bearerPrefix) {
 		return text
 	}
 	return bearerPrefix + t.text.Field()
 }
 
-// claims returns the claims of the JWT.
+// claims returns the claims of the JWT; none if there is no JWT.
 func (t *Token) claims() jose.Object {
+	if t.JWT() == "" {
+		return jose.Object{}
+	}
 	payload, _ := t.payload() // it was verified
 	all, _ := jose.ParseObject(payload)
 	return all
 }
 
+// said returns a claim of what the Token speaks of: the answer in an answer
+// mode, else the JWT.
+func (t *Token) said(name string) string {
+	all := t.claims()
+	if t.owner.authority.answerMode {
+		members, _ := t.answer.Plus(all) // it was parsed before
+		all, _ = jose.ParseObject(members)
+	}
+	text, _ := all.Get(name).Text()
+	return text
+}
+
+// payload returns the JWT's payload, or the answer if there is no JWT.
 func (t *Token) payload() ([]byte, error) {
+	if t.JWT() == "" {
+		return t.answer.Plus(jose.Object{})
+	}
 	_, rest, _ := strings.Cut(t.JWT(), ".")
 	segment, _, _ := strings.Cut(rest, ".")
 	return base64.RawURLEncoding.DecodeString(segment)
 }
 
-// Subject returns the sub claim. It is never empty. If it and the ID have more
-// than 256 bytes, both are read from the JWT at each call.
+// Subject returns the sub claim, or what [WithClientSubject] makes of a missing
+// one. It is never empty. If it and the ID have more than 256 bytes, both are
+// read from the JWT or the answer at each call.
 func (t *Token) Subject() string {
 	if t.text.HasNames() {
 		return t.text.Subject()
 	}
-	subject, _ := t.claims().Get("sub").Text()
-	return subject
+	if subject := t.said("sub"); subject != "" {
+		return subject
+	}
+	return t.owner.authority.rules.ClientSubject + t.ClientID()
 }
 
-// Issuer returns the iss claim, which is the configured issuer.
+// Issuer returns the configured issuer, that of [WithIssuer], also when the JWT
+// is a [Minter]'s.
 func (t *Token) Issuer() string { return t.owner.authority.rules.Issuer }
 
 // ClientID returns the client_id claim, or else azp; empty if the JWT has
@@ -116,8 +150,7 @@ func (t *Token) ID() string {
 	if t.text.HasNames() {
 		return t.text.ID()
 	}
-	id, _ := t.claims().Get("jti").Text()
-	return id
+	return t.said("jti")
 }
 
 // Audience returns a copy of the aud claim.
@@ -129,8 +162,15 @@ func (t *Token) Audience() []string {
 	return strings.Split(joined, "\x00")
 }
 
-// Expiry returns the exp claim.
-func (t *Token) Expiry() time.Time { return time.Unix(t.expiry, 0) }
+// Expiry returns the exp claim; of a JWT and the answer that it was supplied
+// for, the earlier one. It is the zero time if neither has one, which only
+// happens with [WithoutJWT].
+func (t *Token) Expiry() time.Time {
+	if t.expiry == 0 {
+		return time.Time{}
+	}
+	return time.Unix(t.expiry, 0)
+}
 
 // IssuedAt returns the iat claim; the zero time if the JWT has none.
 func (t *Token) IssuedAt() time.Time {
@@ -167,7 +207,8 @@ func (t *Token) HasScope(scope string) bool {
 	return false
 }
 
-// Decode decodes the JWT's verified payload into v as [json.Unmarshal] does,
+// Decode decodes the JWT's verified payload, or with [WithoutJWT] the members of
+// the introspection answer, into v as [json.Unmarshal] does,
 // except that a number in an interface value becomes a [json.Number] and keeps
 // all its digits. Each call decodes a copy of its own.
 //
@@ -189,7 +230,8 @@ func (t *Token) Decode(v any) error {
 // v, as [Token.Decode] does. It returns an error if the answer had none, as a
 // bare JWT has.
 //
-// These members are not signed. Of them, sub and client_id agree with the JWT.
+// These members are not signed, unless [WithSignedResponse] is given. Of them,
+// sub and, if the JWT came with them, client_id agree with the JWT.
 // Their names meet the same conditions as those of the JWT.
 func (t *Token) Introspection(v any) error {
 	if t.answer == nil {
@@ -213,13 +255,19 @@ func decodeJSON(data []byte, v any) error {
 	return nil
 }
 
-// JWT returns the verified JWT, for calls to other services.
+// JWT returns the verified JWT, for calls to other services. It is empty with
+// [WithoutJWT].
 func (t *Token) JWT() string { return strings.TrimPrefix(t.text.Field(), bearerPrefix) }
 
-// SetAuthHeader sets r's Authorization field to the JWT.
+// SetAuthHeader sets r's Authorization field to the JWT. If there is none
+// ([WithoutJWT]), it removes the field.
 func (t *Token) SetAuthHeader(r *http.Request) {
 	if r.Header == nil {
 		r.Header = http.Header{}
+	}
+	if t.header() == "" {
+		r.Header.Del("Authorization")
+		return
 	}
 	r.Header["Authorization"] = []string{t.header()}
 }
@@ -235,11 +283,11 @@ func (t *Token) LogValue() slog.Value {
 	if t == nil || t.owner == nil {
 		return slog.StringValue("none")
 	}
-	return slog.GroupValue(
-		slog.String("issuer", t.Issuer()),
-		slog.String("client_id", t.ClientID()),
-		slog.Time("expiry", t.Expiry()),
-	)
+	attrs := []slog.Attr{slog.String("issuer", t.Issuer()), slog.String("client_id", t.ClientID())}
+	if t.expiry != 0 {
+		attrs = append(attrs, slog.Time("expiry", t.Expiry()))
+	}
+	return slog.GroupValue(attrs...)
 }
 
 // contextKey is the key of the current token in a request's context.

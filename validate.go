@@ -3,6 +3,7 @@ package phantom
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"reflect"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/phantom-token/phantom/internal/exchange"
 	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/jose"
 	"github.com/phantom-token/phantom/internal/upstream"
@@ -30,6 +32,7 @@ func readOptions(opts []Option) (*config, error) {
 	}
 	v.identity()
 	v.lookup()
+	v.source()
 	v.keys()
 	v.numbers()
 	v.hooks()
@@ -109,18 +112,19 @@ func (v *validator) identity() {
 func (v *validator) lookup() {
 	v.url("WithIntrospectionEndpoint", v.endpoint)
 	v.exclude("WithIntrospector",
-		"WithIntrospectionEndpoint", "WithClientAuth", "WithJSONResponse", "WithStrictCacheControl")
+		"WithIntrospectionEndpoint", "WithJSONResponse", "WithSignedResponse", "WithStrictCacheControl")
 	if v.given["WithJSONResponse"] && (v.member == "" || v.member == "active") {
 		v.fault("WithJSONResponse", "%q cannot be the JWT's member", v.member)
 	}
 	if v.given["WithHTTPClient"] && v.client == nil {
 		v.fault("WithHTTPClient", "nil")
 	}
+	if v.given["WithIntrospector"] && isNil(v.introspector) {
+		v.fault("WithIntrospector", "nil")
+	}
 	switch {
-	case v.given["WithIntrospector"]:
-		if isNil(v.introspector) {
-			v.fault("WithIntrospector", "nil")
-		}
+	case v.given["WithIntrospector"] && !v.given["WithTokenExchange"]:
+		v.exclude("WithIntrospector", "WithClientAuth")
 	case !v.given["WithClientAuth"]:
 		v.fault("WithClientAuth", "is required")
 	case isNil(v.auth):
@@ -128,6 +132,97 @@ func (v *validator) lookup() {
 	default:
 		v.fit("WithClientAuth", v.auth)
 	}
+}
+
+// source checks where the JWT comes from.
+func (v *validator) source() {
+	v.exclude("WithMinter", "WithJSONResponse", "WithoutJWT", "WithTokenExchange")
+	v.exclude("WithoutJWT", "WithJSONResponse", "WithTokenExchange", "WithRFC9068")
+	v.exclude("WithTokenExchange", "WithJSONResponse")
+	v.exclude("WithSignedResponse", "WithJSONResponse")
+	if v.given["WithMinter"] {
+		v.mint()
+	}
+	if v.given["WithTokenExchange"] {
+		v.exchange()
+	}
+	if v.given["WithSignedResponse"] {
+		switch {
+		case v.signedAudience == "" || hasControl(v.signedAudience):
+			v.fault("WithSignedResponse", "%q is no audience", v.signedAudience)
+		case !v.answerMode():
+			v.fault("WithSignedResponse", "needs WithMinter, WithTokenExchange or WithoutJWT: "+
+				"a signed response is no access token")
+		}
+	}
+	if v.given["WithClientSubject"] {
+		switch {
+		case v.clientSubject == "" || hasControl(v.clientSubject):
+			v.fault("WithClientSubject", "%q is no prefix", v.clientSubject)
+		case !v.answerMode():
+			v.exclude("WithClientSubject", "WithRFC9068")
+		}
+	}
+	if !v.usesServerKeys() {
+		for _, option := range []string{"WithKeySet", "WithJWKSURL"} {
+			if v.given[option] {
+				v.fault(option, "the server's keys verify nothing here, without WithSignedResponse")
+			}
+		}
+	}
+	if v.given["WithoutJWT"] && !v.given["WithSignedResponse"] && v.given["WithAlgorithms"] {
+		v.fault("WithAlgorithms", "judges nothing with WithoutJWT, without WithSignedResponse")
+	}
+}
+
+// mint asks the Minter whose JWTs it makes.
+func (v *validator) mint() {
+	if isNil(v.minter) {
+		v.fault("WithMinter", "nil")
+		return
+	}
+	v.minterName, v.minterKeys = v.minter.Issuer()
+	if isNil(v.minterKeys) {
+		v.minterKeys = nil
+	}
+	switch {
+	case v.minterKeys == nil && v.minterName != "":
+		v.fault("WithMinter", "the issuer %q has no keys", v.minterName)
+	case v.minterKeys != nil && v.minterName == "":
+		v.fault("WithMinter", "keys without the name of an issuer")
+	case v.minterKeys != nil && v.minterName == v.issuer:
+		v.fault("WithMinter", "%q is the issuer of WithIssuer: a Minter with keys of its own needs a name of its own",
+			v.minterName)
+	}
+	v.fit("WithMinter", v.minterKeys)
+}
+
+// exchange checks the parameters of a token exchange.
+func (v *validator) exchange() {
+	if v.exchangeEndpoint != "" {
+		v.url("WithTokenExchange", v.exchangeEndpoint)
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.exchangeForm)) {
+		values := v.exchangeForm[name]
+		switch {
+		case slices.Contains(exchange.Reserved, name):
+			v.fault("WithTokenExchange", "the parameter %q is not yours to set", name)
+		case name == "" || len(values) == 0 || slices.Contains(values, ""):
+			v.fault("WithTokenExchange", "the parameter %q has an empty value", name)
+		}
+	}
+}
+
+// usesServerKeys reports whether the authorization server's own keys verify
+// anything.
+func (c *config) usesServerKeys() bool {
+	switch {
+	case c.given["WithSignedResponse"]:
+		return true
+	case c.given["WithMinter"]:
+		return c.minterKeys == nil
+	}
+	return !c.given["WithoutJWT"]
 }
 
 // keys checks what verifies the JWTs.

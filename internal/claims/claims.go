@@ -18,13 +18,16 @@ type Rules struct {
 	Leeway     time.Duration
 	RFC9068    bool // its profile, to the letter
 	Algorithms []string
+	// ClientSubject, in front of the client_id, is the subject of a token that
+	// has no sub. If it is empty, such a token is refused.
+	ClientSubject string
 }
 
 // A Set holds the claims that the rules read, and all claims as they came.
 type Set struct {
 	Subject, ClientID, ID, Scope string
 	Audience                     []string
-	Expiry, IssuedAt             int64 // seconds; IssuedAt is 0 when absent
+	Expiry, IssuedAt             int64 // seconds; 0 when absent
 	All                          jose.Object
 }
 
@@ -90,9 +93,6 @@ func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 	if err := r.checkTimes(claims, set, now); err != nil {
 		return nil, err
 	}
-	if set.Subject, ok = claims.Get("sub").Text(); !ok || set.Subject == "" {
-		return nil, refused("sub")
-	}
 	for _, optional := range []struct {
 		name string
 		to   *string
@@ -104,6 +104,14 @@ func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 	}
 	if set.ClientID == "" {
 		set.ClientID, _ = claims.Get("azp").Text() // OpenID's name, Keycloak's habit
+	}
+	sub, given := lookUp(claims, "sub")
+	set.Subject, _ = sub.Text()
+	if !given && (typeOf(msg) == typeAccessToken || saysAccessToken(claims)) {
+		set.Subject = r.clientSubject(set.ClientID)
+	}
+	if set.Subject == "" {
+		return nil, refused("sub")
 	}
 	if isBound(claims) {
 		return nil, refused("cnf")
@@ -161,11 +169,8 @@ func (r *Rules) CheckAnswer(
 	if !expiry.IsZero() && !now.Before(expiry) {
 		return refusedNow("introspection exp")
 	}
-	if name := ambiguous(members, registeredInAnswers); name != "" {
-		return failure.New(failure.Protocol, "introspection claims: ambiguous "+name)
-	}
-	if members.Ambiguous() {
-		return failure.New(failure.Protocol, "introspection claims: ambiguous name")
+	if err := checkNames(members); err != nil {
+		return err
 	}
 	if err := CheckUse(members); err != nil {
 		return err

@@ -15,12 +15,14 @@ import (
 // A Class is a kind of failure.
 type Class uint8
 
-// The classes. The first five are verdicts, the others the absence of one.
+// The classes. Those up to Insufficient are verdicts, the others the absence of
+// one.
 const (
 	NoCredentials Class = iota + 1 // the request carries no bearer token
 	Malformed                      // the request breaks the grammar of RFC 6750
 	Inactive                       // the authorization server says so
 	Refused                        // a check refused the JWT or what came with it
+	RefusedAnswer                  // a check refused an answer that came without a JWT
 	Insufficient                   // the token does not permit the request
 	Protocol                       // an answer that cannot be used
 	Unavailable                    // no answer in time

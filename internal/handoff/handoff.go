@@ -50,7 +50,7 @@ func Copy(ctx context.Context, r *http.Request, authorization string, unchecked 
 	}
 	// A field that was checked has one value at most, perhaps under another
 	// spelling of the name.
-	if len(header["Authorization"]) != 1 || unchecked {
+	if len(header["Authorization"]) != 1 || unchecked || authorization == "" {
 		maps.DeleteFunc(header, func(name string, _ []string) bool { return httpauth.IsAuthorization(name) })
 	}
 	if authorization != "" {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/claims"
@@ -177,4 +178,17 @@ func (c *Client) member(members jose.Object) (string, error) {
 		return "", f
 	}
 	return found, nil
+}
+
+// Clean returns the members without those that hold the opaque token, at any
+// depth, and without those in which servers put a JWT or the token itself. None
+// of them may be kept or handed on.
+func Clean(members jose.Object, token string) jose.Object {
+	return members.Keep(func(name string, v jose.Value) bool {
+		switch name {
+		case "phantom_token", "jwt", "token_string":
+			return false
+		}
+		return !strings.Contains(name, token) && !v.Holds(token)
+	})
 }
