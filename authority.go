@@ -19,10 +19,10 @@ import (
 // ask it, and the keys and rules that verify its JWTs.
 type authority struct {
 	gate            *gate.Gate
-	ask             func(ctx context.Context, token string) (*introspection.Answer, error)
-	answerMode      bool     // the answer itself is judged
-	signedAudience  string   // of signed answers; empty: answers are not signed
-	supply          supplier // of the JWT in an answer mode; nil: there is none
+	ask             func(ctx context.Context, token string) (*introspection.Answer, error) // nil: the token is the JWT
+	answerMode      bool                                                                   // the answer itself is judged
+	signedAudience  string                                                                 // of signed answers; empty: answers are not signed
+	supply          supplier                                                               // of the JWT in an answer mode; nil: there is none
 	rules           claims.Rules
 	verifySignature signatures // with the server's keys
 	jwtRules        claims.Rules
@@ -70,6 +70,9 @@ func newAuthority(c *config, log *eventLog) *authority {
 // useIntrospection chooses how to ask the server: through the caller's
 // Introspector or with the client of RFC 7662.
 func (a *authority) useIntrospection(c *config, up *upstream.Client, metadata *issuer.Metadata) {
+	if c.given["WithoutIntrospection"] {
+		return
+	}
 	if c.introspector != nil {
 		a.ask = func(ctx context.Context, token string) (*introspection.Answer, error) {
 			return askWith(ctx, c.introspector, token)
@@ -185,6 +188,8 @@ func (a *authority) verifyReply(ctx context.Context, r *reply) (*verified, error
 	switch {
 	case err != nil && r.claims != nil:
 		return nil, unusable(err, "supplied JWT: ")
+	case err != nil && a.ask == nil:
+		return nil, clientsFault(err)
 	case err != nil:
 		return nil, err
 	}
@@ -202,6 +207,9 @@ func (a *authority) verifyReply(ctx context.Context, r *reply) (*verified, error
 // returns the key that signed the JWT, or nil for one of a caller's KeySet.
 func (a *authority) verifyJWT(ctx context.Context, r *reply) (*issuer.Key, *claims.Set, error) {
 	msg, err := jose.Parse(r.JWT)
+	if err != nil && a.ask == nil {
+		return nil, nil, &failure.Error{Class: failure.RefusedToken, Detail: "form", Lasting: true}
+	}
 	if err != nil {
 		return nil, nil, issuer.Refusal(err)
 	}

@@ -48,6 +48,7 @@ const (
 	ReasonInactive         Reason = "inactive"          // the authorization server said so: 401, ErrInvalidToken
 	ReasonJWTRejected      Reason = "jwt_rejected"      // a check refused the JWT: 401, ErrInvalidToken
 	ReasonAnswerRejected   Reason = "answer_rejected"   // a check refused an answer without a JWT: 401, ErrInvalidToken
+	ReasonTokenRejected    Reason = "token_rejected"    // a check refused the client's own JWT: 401, ErrInvalidToken
 	ReasonScope            Reason = "scope"             // a requirement is not met: 403, ErrInsufficientScope
 	ReasonProtocol         Reason = "as_protocol"       // unusable answer: 502, ErrUpstream
 	ReasonUnavailable      Reason = "as_unavailable"    // no answer: 503, ErrUnavailable
@@ -139,6 +140,14 @@ var kinds = [...]kind{
 		code:     "invalid_token",
 		text:     "The token is expired, revoked or not valid here.",
 		level:    slog.LevelError,
+	},
+	failure.RefusedToken: {
+		reason:   ReasonTokenRejected,
+		status:   http.StatusUnauthorized,
+		sentinel: ErrInvalidToken,
+		code:     "invalid_token",
+		text:     "The token is expired, revoked or not valid here.",
+		level:    slog.LevelDebug,
 	},
 	failure.Insufficient: {
 		reason:   ReasonScope,

@@ -135,10 +135,15 @@ func (l *lookup) answeredMeanwhile() (*Token, error) {
 	}
 }
 
-// ask asks the authorization server, once the gate permits.
+// ask asks the authorization server, once the gate permits. Without
+// introspection, the token itself is the JWT.
 func (l *lookup) ask(ctx context.Context) (r *reply, err error) {
 	if err := l.m.authority.ready(); err != nil {
 		return nil, err
+	}
+	if l.m.authority.ask == nil {
+		l.askedAt = l.m.memory.questions.Put(l.question)
+		return &reply{Answer: &introspection.Answer{JWT: l.token, MaxAge: -1}}, nil
 	}
 	err = l.m.authority.gate.Do(ctx, l.class, func(ctx context.Context) (err error) {
 		l.askedAt = l.m.memory.questions.Put(l.question)

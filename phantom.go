@@ -35,9 +35,11 @@ type Middleware struct {
 }
 
 type parts struct {
-	authority    *authority
+	authority    *authority // nil for a dispatcher, as memory and flights are
 	memory       *memory
 	flights      *flight.Group[*Token]
+	members      []*Middleware // of a dispatcher
+	choose       func(token string) *Middleware
 	extract      func(*http.Request) (string, error)
 	requirements []Requirement
 	rejecter     rejecter
@@ -176,9 +178,14 @@ func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 	return handoff.Copy(NewContext(r.Context(), tok), r, authorization, m.extract != nil)
 }
 
-// permits checks the requirements of the Middleware and those of the route.
+// permits checks the requirements of the member that verified the token, if
+// that is another Middleware, then those of m and those of the route.
 func (m *Middleware) permits(tok *Token, requirements []Requirement) error {
-	for _, set := range [2][]Requirement{m.requirements, requirements} {
+	sets := [3][]Requirement{nil, m.requirements, requirements}
+	if tok.owner != m {
+		sets[0] = tok.owner.requirements // of the member of a dispatcher
+	}
+	for _, set := range sets {
 		for _, requirement := range set {
 			if err := requirement(tok); err != nil {
 				return translate(err, failure.Insufficient, "requirement")
@@ -192,7 +199,7 @@ func (m *Middleware) permits(tok *Token, requirements []Requirement) error {
 // Middleware verified serves the inner handlers too.
 func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error) {
 	if tok, ok := m.inherited(r); ok {
-		if tok.expiry != 0 && m.authority.rules.Expired(tok.expiry, time.Now()) {
+		if tok.expiry != 0 && tok.owner.authority.rules.Expired(tok.expiry, time.Now()) {
 			return nil, false, failure.New(failure.Refused, "exp")
 		}
 		return tok, true, nil
@@ -208,7 +215,7 @@ func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error)
 // for the request.
 func (m *Middleware) inherited(r *http.Request) (*Token, bool) {
 	tok, ok := FromContext(r.Context())
-	if !ok || tok.owner != m || !m.carriesOnly(r, tok) {
+	if !ok || !m.vouchesFor(tok) || !m.carriesOnly(r, tok) {
 		return nil, false
 	}
 	return tok, true
@@ -229,7 +236,7 @@ func (m *Middleware) carriesOnly(r *http.Request, tok *Token) bool {
 	if err != nil {
 		return isAbsent(err)
 	}
-	return token == tok.JWT() || m.memory.digest(token) == tok.digest
+	return token == tok.JWT() || tok.owner.memory.digest(token) == tok.digest
 }
 
 // isAbsent reports whether the error says that a request has no token.
@@ -329,6 +336,9 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	if err := check(token); err != nil {
 		return nil, false, err
 	}
+	if m, err = m.memberFor(token); err != nil {
+		return nil, false, err
+	}
 	d := m.memory.digest(token)
 	found := m.memory.look(d)
 	switch {
@@ -378,19 +388,27 @@ func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token 
 // Forget drops what m remembers about an opaque token. It is for logout and
 // revocation webhooks. The result of a lookup under way is not remembered
 // either.
-func (m *Middleware) Forget(token string) { m.memory.forget(m.memory.digest(token)) }
+func (m *Middleware) Forget(token string) {
+	m.each(func(member *Middleware) { member.memory.forget(member.memory.digest(token)) })
+}
 
 // Purge is Forget for every token.
-func (m *Middleware) Purge() { m.memory.purge() }
+func (m *Middleware) Purge() { m.each(func(member *Middleware) { member.memory.purge() }) }
 
 // Warm fetches the metadata and the key set in advance, unless the options make
 // that needless, so that the first request does not wait. Calling it is
 // optional. The error is an [*Error]; later requests retry what failed.
 func (m *Middleware) Warm(ctx context.Context) error {
-	for _, fetch := range m.authority.warm {
-		if err := fetch(ctx); err != nil {
-			return rejection(err)
+	var first error
+	m.each(func(member *Middleware) {
+		for _, fetch := range member.authority.warm {
+			if err := fetch(ctx); err != nil {
+				if first == nil {
+					first = rejection(err)
+				}
+				return
+			}
 		}
-	}
-	return nil
+	})
+	return first
 }

@@ -69,6 +69,22 @@ func WithoutJWT() Option {
 	return with("WithoutJWT", func(*config) {})
 }
 
+// WithoutIntrospection is for issuers whose access tokens are JWTs. The client's
+// token itself is verified, by the same checks and with the keys of the issuer,
+// and handed on. The authorization server is not asked, so a revocation is never
+// seen: a token lives until its exp. Every failed check is the client's (401),
+// also that the token is no JWT at all; it is logged at DEBUG. Missing keys are
+// not (503). A verified token is remembered for [WithMaxTTL] at most, which
+// saves the check of its signature.
+//
+// It excludes [WithIntrospector], [WithIntrospectionEndpoint], [WithClientAuth],
+// [WithJSONResponse], [WithStrictCacheControl], [WithStaleIfError],
+// [WithRefreshAhead], [WithoutJWT], [WithMinter], [WithTokenExchange] and
+// [WithSignedResponse].
+func WithoutIntrospection() Option {
+	return with("WithoutIntrospection", func(c *config) { c.refreshAhead = 0 })
+}
+
 // WithClientSubject accepts a token without a sub, or with a null, as some
 // servers give for clients that act on behalf of no user. Its subject becomes
 // the prefix followed by the client_id. An empty prefix is refused: a client
@@ -231,6 +247,18 @@ func (a *authority) open(ctx context.Context, r *reply) error {
 		r.Expiry = expiry
 	}
 	return nil
+}
+
+// clientsFault turns a refusal of a JWT that the client sent into the client's
+// fault.
+func clientsFault(err error) error {
+	f := failure.Of(err)
+	if !f.IsVerdict() {
+		return err
+	}
+	own := failure.New(failure.RefusedToken, f.Detail)
+	own.Lasting = f.Lasting
+	return own
 }
 
 // unusable turns a refusal of what the server or a Minter gave into its fault.

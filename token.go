@@ -106,7 +106,7 @@ func (t *Token) claims() jose.Object {
 // mode, else the JWT.
 func (t *Token) said(name string) string {
 	all := t.claims()
-	if t.owner.authority.answerMode {
+	if t.answer != nil && t.owner.authority.answerMode {
 		members, _ := t.answer.Plus(all) // it was parsed before
 		all, _ = jose.ParseObject(members)
 	}
@@ -116,7 +116,7 @@ func (t *Token) said(name string) string {
 
 // payload returns the JWT's payload, or the answer if there is no JWT.
 func (t *Token) payload() ([]byte, error) {
-	if t.JWT() == "" {
+	if t.JWT() == "" && t.answer != nil {
 		return t.answer.Plus(jose.Object{})
 	}
 	_, rest, _ := strings.Cut(t.JWT(), ".")
@@ -131,7 +131,7 @@ func (t *Token) Subject() string {
 	if t.text.HasNames() {
 		return t.text.Subject()
 	}
-	if subject := t.said("sub"); subject != "" {
+	if subject := t.said("sub"); subject != "" || t.owner == nil {
 		return subject
 	}
 	return t.owner.authority.rules.ClientSubject + t.ClientID()

@@ -23,13 +23,7 @@ const maxLeeway = 5 * time.Minute
 func readOptions(opts []Option) (*config, error) {
 	c := defaults()
 	v := &validator{config: c}
-	for i, o := range opts {
-		if isNil(o) {
-			v.fault("Option", "argument %d is nil", i+1)
-			continue
-		}
-		o.apply(c)
-	}
+	v.apply(opts)
 	v.identity()
 	v.lookup()
 	v.source()
@@ -42,6 +36,16 @@ func readOptions(opts []Option) (*config, error) {
 type validator struct {
 	*config
 	faults []error
+}
+
+func (v *validator) apply(opts []Option) {
+	for i, o := range opts {
+		if isNil(o) {
+			v.fault("Option", "argument %d is nil", i+1)
+			continue
+		}
+		o.apply(v.config)
+	}
 }
 
 func (v *validator) fault(option, format string, args ...any) {
@@ -111,8 +115,11 @@ func (v *validator) identity() {
 // lookup checks how to ask the authorization server.
 func (v *validator) lookup() {
 	v.url("WithIntrospectionEndpoint", v.endpoint)
-	v.exclude("WithIntrospector",
-		"WithIntrospectionEndpoint", "WithJSONResponse", "WithSignedResponse", "WithStrictCacheControl")
+	v.exclude("WithIntrospector", "WithIntrospectionEndpoint")
+	if !v.given["WithTokenExchange"] { // which authenticates too
+		v.exclude("WithIntrospector", "WithClientAuth")
+	}
+	v.exclude("WithIntrospector", "WithJSONResponse", "WithSignedResponse", "WithStrictCacheControl")
 	if v.given["WithJSONResponse"] && (v.member == "" || v.member == "active") {
 		v.fault("WithJSONResponse", "%q cannot be the JWT's member", v.member)
 	}
@@ -124,7 +131,7 @@ func (v *validator) lookup() {
 	}
 	switch {
 	case v.given["WithIntrospector"] && !v.given["WithTokenExchange"]:
-		v.exclude("WithIntrospector", "WithClientAuth")
+	case v.given["WithoutIntrospection"]:
 	case !v.given["WithClientAuth"]:
 		v.fault("WithClientAuth", "is required")
 	case isNil(v.auth):
@@ -136,6 +143,9 @@ func (v *validator) lookup() {
 
 // source checks where the JWT comes from.
 func (v *validator) source() {
+	v.exclude("WithoutIntrospection", "WithIntrospector", "WithIntrospectionEndpoint", "WithClientAuth",
+		"WithJSONResponse", "WithStrictCacheControl", "WithStaleIfError", "WithRefreshAhead",
+		"WithoutJWT", "WithMinter", "WithTokenExchange", "WithSignedResponse")
 	v.exclude("WithMinter", "WithJSONResponse", "WithoutJWT", "WithTokenExchange")
 	v.exclude("WithoutJWT", "WithJSONResponse", "WithTokenExchange", "WithRFC9068")
 	v.exclude("WithTokenExchange", "WithJSONResponse")

@@ -1,0 +1,146 @@
+package phantom
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/jose"
+)
+
+// UnverifiedIssuer returns the iss of a token that has the form of a signed JWT:
+// three segments of canonical base64url, strict JSON without a name twice, an
+// alg that this package supports, and an iss that is a non-empty string. Nothing
+// is verified. Every other token is not ok, a JWE with its five segments too. It
+// is for choosing a member of [Dispatch], and for nothing else.
+func UnverifiedIssuer(token string) (iss string, ok bool) {
+	if strings.Count(token, ".") != 2 {
+		return "", false
+	}
+	msg, err := jose.Parse(token)
+	if err != nil {
+		return "", false
+	}
+	iss, _ = msg.Claims.Get("iss").Text()
+	return iss, iss != ""
+}
+
+// Dispatch returns a Middleware that hands each token to one of the members,
+// which verifies it with all its own options. It is for services that take
+// tokens of several issuers, or opaque ones and JWTs side by side.
+//
+// The function choose names the member by the token alone: a prefix, the length,
+// [UnverifiedIssuer]. It must be pure and fast, and safe for concurrent use. If
+// it returns nil, or a Middleware that is no member, the token is invalid (401)
+// and no server is asked. No second member is ever tried: it would be shown a
+// live token of the first.
+//
+// The options may be [WithTokenExtractor], [WithErrorHandler], [WithRealm],
+// [WithResourceMetadataURL], [WithRequirements] and [WithLogger]. Of the
+// members' own options of this kind only the requirements apply; they come
+// first. [Token.Issuer] tells which member it was. The token is good inside the
+// dispatcher's handlers and inside that member's own, and in no other's.
+// [Middleware.Forget], [Middleware.Purge] and [Middleware.Warm] act on all
+// members.
+//
+// The members must be made by [New]: at least one, and none twice. Two whose
+// Minters have one name must have the same [WithIssuer], or one's user could be
+// taken for the other's. All mistakes come at once, each a [*ConfigError].
+func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts ...Option) (*Middleware, error) {
+	c, err := readDispatchOptions(opts)
+	faults := []error{err}
+	fault := func(format string, args ...any) {
+		faults = append(faults, &ConfigError{"Dispatch", fmt.Sprintf(format, args...)})
+	}
+	if len(members) == 0 {
+		fault("no members")
+	}
+	if choose == nil {
+		fault("choose is nil")
+	}
+	minters := map[string]string{}
+	for i, member := range members {
+		switch {
+		case member == nil || member.parts == nil:
+			fault("member %d is not made by New", i+1)
+			continue
+		case member.choose != nil:
+			fault("member %d is a dispatcher itself: name its members", i+1)
+			continue
+		case slices.Contains(members[:i], member):
+			fault("member %d is there twice", i+1)
+			continue
+		}
+		name, source := member.authority.jwtRules.Issuer, member.authority.rules.Issuer
+		if name == source {
+			continue
+		}
+		if other, ok := minters[name]; ok && other != source {
+			fault("members of the issuers %q and %q mint JWTs of one issuer, %q", other, source, name)
+		}
+		minters[name] = source
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	return &Middleware{&parts{
+		members:      slices.Clone(members),
+		choose:       choose,
+		extract:      c.extractor,
+		requirements: c.requirements,
+		rejecter:     rejecter{realm: c.realm, resourceMetadata: c.resourceMetadata, handler: c.errorHandler},
+		log:          &eventLog{logger: c.logger},
+	}}, nil
+}
+
+// readDispatchOptions reads the options of the edge, and refuses those of an
+// authorization server.
+func readDispatchOptions(opts []Option) (*config, error) {
+	c := defaults()
+	v := &validator{config: c}
+	v.apply(opts)
+	edge := []string{
+		"WithTokenExtractor", "WithErrorHandler", "WithRealm", "WithResourceMetadataURL", "WithRequirements", "WithLogger",
+	}
+	for _, option := range slices.Sorted(maps.Keys(c.given)) {
+		if !slices.Contains(edge, option) {
+			v.fault(option, "is for a member of Dispatch")
+		}
+	}
+	v.hooks()
+	return c, errors.Join(v.faults...)
+}
+
+// errNoMember is the verdict on a token for which no member is responsible.
+var errNoMember = failure.New(failure.RefusedToken, "no member of Dispatch")
+
+// memberFor returns the Middleware that verifies the token: m itself, or the
+// chosen member. An error means that there is none.
+func (m *Middleware) memberFor(token string) (*Middleware, error) {
+	if m.choose == nil {
+		return m, nil
+	}
+	member := m.choose(token)
+	if member == nil || !slices.Contains(m.members, member) {
+		return nil, errNoMember
+	}
+	return member, nil
+}
+
+// vouchesFor reports whether m, or a member of it, verified the token.
+func (m *Middleware) vouchesFor(tok *Token) bool {
+	return tok.owner == m || slices.Contains(m.members, tok.owner)
+}
+
+// each calls f for m or, if it dispatches, for its members.
+func (m *Middleware) each(f func(member *Middleware)) {
+	if m.choose == nil {
+		f(m)
+	}
+	for _, member := range m.members {
+		f(member)
+	}
+}
