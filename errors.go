@@ -49,6 +49,7 @@ const (
 	ReasonJWTRejected      Reason = "jwt_rejected"      // a check refused the JWT: 401, ErrInvalidToken
 	ReasonAnswerRejected   Reason = "answer_rejected"   // a check refused an answer without a JWT: 401, ErrInvalidToken
 	ReasonTokenRejected    Reason = "token_rejected"    // a check refused the client's own JWT: 401, ErrInvalidToken
+	ReasonBinding          Reason = "binding"           // proof or certificate missing or wrong: 401, ErrInvalidToken
 	ReasonScope            Reason = "scope"             // a requirement is not met: 403, ErrInsufficientScope
 	ReasonProtocol         Reason = "as_protocol"       // unusable answer: 502, ErrUpstream
 	ReasonUnavailable      Reason = "as_unavailable"    // no answer: 503, ErrUnavailable
@@ -86,6 +87,14 @@ type Error struct {
 	// Params are further attributes of the challenge, such as acr_values or
 	// max_age. A value that cannot be written as a quoted-string is left out.
 	Params map[string]string
+	// Scheme is the authentication scheme whose challenge has the error, such
+	// as "DPoP". Default: the one that the request used.
+	Scheme string
+	// Header are further fields of the answer, such as DPoP-Nonce. Those that a
+	// rejection sets itself are ignored: WWW-Authenticate, Cache-Control,
+	// Retry-After, Set-Cookie, those that begin with Content-, and those of the
+	// connection.
+	Header http.Header
 	// Err is the underlying error, if there is one that is safe to show.
 	Err error
 }
@@ -147,6 +156,14 @@ var kinds = [...]kind{
 		sentinel: ErrInvalidToken,
 		code:     "invalid_token",
 		text:     "The token is expired, revoked or not valid here.",
+		level:    slog.LevelDebug,
+	},
+	failure.Unproven: {
+		reason:   ReasonBinding,
+		status:   http.StatusUnauthorized,
+		sentinel: ErrInvalidToken,
+		code:     "invalid_token",
+		text:     "The request does not prove that the token is its sender's.",
 		level:    slog.LevelDebug,
 	},
 	failure.Insufficient: {
@@ -270,7 +287,7 @@ func rejection(err error) *Error {
 // can be changed while others read theirs.
 func (e *Error) clone() *Error {
 	own := *e
-	own.Scopes, own.Params = slices.Clone(e.Scopes), maps.Clone(e.Params)
+	own.Scopes, own.Params, own.Header = slices.Clone(e.Scopes), maps.Clone(e.Params), e.Header.Clone()
 	return &own
 }
 

@@ -24,6 +24,7 @@ const (
 	Refused                        // a check refused the JWT or what came with it
 	RefusedAnswer                  // a check refused an answer that came without a JWT
 	RefusedToken                   // a check refused the client's own JWT, or no server is responsible
+	Unproven                       // the sender does not prove that the token is its own
 	Insufficient                   // the token does not permit the request
 	Protocol                       // an answer that cannot be used
 	Unavailable                    // no answer in time
