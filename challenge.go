@@ -2,6 +2,7 @@ package phantom
 
 import (
 	"encoding/json"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -35,6 +36,41 @@ type rejecter struct {
 	realm            string
 	resourceMetadata string
 	handler          ErrorHandler
+	plain            [len(kinds)]rendered // by class, for Errors that are plain
+}
+
+// rendered is what an Error alone decides of an answer: the status, the values
+// of WWW-Authenticate, if there are any, and the default body with its length.
+type rendered struct {
+	status       int
+	challenges   []string
+	body, length string
+}
+
+func newRejecter(c *config) *rejecter {
+	j := &rejecter{realm: c.realm, resourceMetadata: c.resourceMetadata, handler: c.errorHandler}
+	for class, k := range kinds {
+		j.plain[class] = j.render(k, &Error{})
+	}
+	return j
+}
+
+// rendered returns what e decides. The challenges must not be modified.
+func (j *rejecter) rendered(e *Error) rendered {
+	if e.isPlain() {
+		return j.plain[e.class()]
+	}
+	return j.render(e.kind(), e)
+}
+
+func (j *rejecter) render(k kind, e *Error) rendered {
+	body := problem(k)
+	answer := rendered{status: k.status, body: body, length: strconv.Itoa(len(body))}
+	switch k.status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		answer.challenges = []string{j.challenge(k, e)}
+	}
+	return answer
 }
 
 // reject answers a request that is not let through. It returns what the client
@@ -54,52 +90,58 @@ func mayBeUnread(r *http.Request) bool { return r.ContentLength != 0 }
 
 // answer writes the rejection, or has the error handler write it.
 func (j *rejecter) answer(w http.ResponseWriter, r *http.Request, e *Error) (told *Error) {
-	j.setHeader(w.Header(), r, e)
+	answer := j.rendered(e)
+	answer.setHeader(w.Header(), r, e)
 	if j.handler == nil {
-		writeProblem(w, r, e)
+		answer.writeProblem(w, r)
 		return e
 	}
-	answer := guard.New(w, e.StatusCode())
+	guarded := guard.New(w, answer.status)
 	defer func() {
 		p := recover()
-		if !answer.IsWritten() && p != http.ErrAbortHandler {
+		if !guarded.IsWritten() && p != http.ErrAbortHandler {
 			added := w.Header()["Www-Authenticate"]
 			if p != nil {
 				told, p, added = rejection(failure.FromPanic(p)), nil, nil
 			}
-			j.setHeader(w.Header(), r, told)
+			answer := j.rendered(told)
+			answer.setHeader(w.Header(), r, told)
 			guard.AddChallenges(w.Header(), added)
-			writeProblem(w, r, told)
+			answer.writeProblem(w, r)
 		}
 		if p != nil {
 			panic(p)
 		}
 	}()
 	told = e
-	j.handler(answer, r, e.clone())
+	j.handler(guarded, r, e.clone())
 	return told
 }
 
 // setHeader sets what every rejection carries. It removes what an outer handler
 // may have said about an answer that is not sent now. It leaves
 // Content-Encoding, which belongs to an outer handler that compresses.
-func (j *rejecter) setHeader(h http.Header, r *http.Request, e *Error) {
-	for _, name := range []string{
+//
+// Whoever has the header may write into the values, so they are made for each
+// request, those of two fields at a time.
+func (a *rendered) setHeader(h http.Header, r *http.Request, e *Error) {
+	for _, name := range [...]string{
 		"Content-Length", "Etag", "Last-Modified", "Expires", "Accept-Ranges", "Www-Authenticate", "Retry-After",
 	} {
-		h.Del(name)
+		delete(h, name)
 	}
-	h.Set("Cache-Control", "no-store")
+	values := slices.Concat([]string{"no-store"}, a.challenges)
+	h["Cache-Control"] = values[:1:1]
+	if len(a.challenges) > 0 {
+		h["Www-Authenticate"] = values[1:]
+	}
 	if mayBeUnread(r) && r.ProtoMajor == 1 {
 		// Otherwise the server reads the body before it sends the answer, and
 		// waits for a client that never sends it.
 		h.Set("Connection", "close")
 	}
-	switch k := e.kind(); k.status {
-	case http.StatusServiceUnavailable:
+	if a.status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", strconv.FormatInt(httpcache.RetryAfterSeconds(e.RetryAfter), 10))
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		h.Set("Www-Authenticate", j.challenge(k, e))
 	}
 }
 
@@ -136,20 +178,24 @@ func scopeTokens(scopes []string) []string {
 	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return !httpauth.IsScopeToken(s) })
 }
 
-// writeProblem writes the default body (RFC 9457). It is made of constants, so
-// it echoes nothing.
-func writeProblem(w http.ResponseWriter, r *http.Request, e *Error) {
-	k := e.kind()
+// problem renders the default body (RFC 9457). It is made of constants, so it
+// echoes nothing.
+func problem(k kind) string {
 	body, _ := json.Marshal(struct {
 		Type   string `json:"type"`
 		Title  string `json:"title"`
 		Status int    `json:"status"`
 		Detail string `json:"detail"`
 	}{"about:blank", http.StatusText(k.status), k.status, k.text}) // strings and an int always encode
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(k.status)
+	return string(body)
+}
+
+// writeProblem writes the default answer.
+func (a *rendered) writeProblem(w http.ResponseWriter, r *http.Request) {
+	h, values := w.Header(), []string{"application/problem+json", a.length}
+	h["Content-Type"], h["Content-Length"] = values[:1:1], values[1:]
+	w.WriteHeader(a.status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // the client may be gone
+		_, _ = io.WriteString(w, a.body) // the client may be gone
 	}
 }

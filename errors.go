@@ -205,8 +205,8 @@ var kinds = [...]kind{
 
 // classOf returns the class that has the reason.
 func classOf(reason Reason) (failure.Class, bool) {
-	for class, k := range kinds {
-		if k.reason == reason && k.status != 0 {
+	for class := range kinds {
+		if k := &kinds[class]; k.reason == reason && k.status != 0 {
 			return failure.Class(class), true
 		}
 	}
@@ -230,10 +230,20 @@ func (e *Error) kind() kind {
 	if e.Code != "" {
 		k.code = e.Code
 	}
-	if e.Reason == ReasonMalformedRequest && e.Detail == httpauth.TooLong {
+	if e.isTooLong() {
 		k.text = "The bearer token is too long."
 	}
 	return k
+}
+
+// isPlain reports whether e's class alone decides what the client is told,
+// RetryAfter aside.
+func (e *Error) isPlain() bool {
+	return e.Status == 0 && e.Code == "" && len(e.Scopes) == 0 && len(e.Params) == 0 && !e.isTooLong()
+}
+
+func (e *Error) isTooLong() bool {
+	return e.Reason == ReasonMalformedRequest && e.Detail == httpauth.TooLong
 }
 
 // Error describes the rejection. It is safe to log.

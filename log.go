@@ -48,7 +48,8 @@ func (l *eventLog) admitted(ctx context.Context, tok *Token, hit bool) {
 // logPause for each reason and detail.
 func (l *eventLog) rejected(ctx context.Context, e *Error) {
 	k := e.kind()
-	if k.level >= slog.LevelWarn && !l.mayLog(string(e.Reason)+e.Detail, logPause) {
+	if l.logger == nil || !l.logger.Enabled(ctx, k.level) ||
+		k.level >= slog.LevelWarn && !l.mayLog(string(e.Reason)+e.Detail, logPause) {
 		return
 	}
 	l.write(ctx, k.level, "phantom: request rejected", e, slog.Int("status", k.status))

@@ -42,7 +42,7 @@ type parts struct {
 	choose       func(token string) *Middleware
 	extract      func(*http.Request) (string, error)
 	requirements []Requirement
-	rejecter     rejecter
+	rejecter     *rejecter
 	log          *eventLog
 }
 
@@ -64,7 +64,7 @@ func New(opts ...Option) (*Middleware, error) {
 		flights:      flight.New[*Token](c.timeout),
 		extract:      c.extractor,
 		requirements: c.requirements,
-		rejecter:     rejecter{realm: c.realm, resourceMetadata: c.resourceMetadata, handler: c.errorHandler},
+		rejecter:     newRejecter(c),
 		log:          log,
 	}}, nil
 }

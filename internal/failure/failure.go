@@ -68,6 +68,9 @@ func Because(class Class, detail string, cause error) *Error {
 // From returns the failure in err. An error that holds none becomes one of the
 // fallback class. Its text is dropped, because it could contain anything.
 func From(err error, fallback Class, detail string) *Error {
+	if e, ok := err.(*Error); ok && e != nil { //nolint:errorlint // nearly always; errors.As would allocate
+		return e
+	}
 	var e *Error
 	if errors.As(err, &e) && e != nil {
 		return e

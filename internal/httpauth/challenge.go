@@ -32,7 +32,9 @@ func (c *Challenge) Add(name, value string) {
 		separator = " "
 	}
 	c.names = append(c.names, name)
-	c.text.WriteString(separator + name + `="` + quotedPairs.Replace(value) + `"`)
+	for _, part := range [...]string{separator, name, `="`, quotedPairs.Replace(value), `"`} {
+		c.text.WriteString(part)
+	}
 }
 
 // String returns the field's value.
