@@ -236,7 +236,7 @@ func BenchmarkMiss(b *testing.B) {
 		jwt, input, signed := s.jwt()
 		jwks := strings.Replace(`{"keys":[`+s.jwk+`]}`, `{"kty"`, `{"kid":"k1","kty"`, 1)
 		url := loopback(b, jwks, jwt)
-		b.Run(s.alg, func(b *testing.B) {
+		b.Run(s.alg+"/phantom", func(b *testing.B) {
 			m := new(benchServer).middleware(b, phantom.WithHTTPClient(&http.Client{}),
 				phantom.WithIntrospectionEndpoint(url+"/introspect"), phantom.WithJWKSURL(url+"/jwks"))
 			h, r, c := m.Handler(quiet), benchRequest(""), &client{header: http.Header{}}
