@@ -36,6 +36,7 @@ type rejecter struct {
 	realm            string
 	resourceMetadata string
 	handler          ErrorHandler
+	scopes           []string             // of the route
 	plain            [len(kinds)]rendered // by class, for Errors that are plain
 }
 
@@ -49,10 +50,26 @@ type rendered struct {
 
 func newRejecter(c *config) *rejecter {
 	j := &rejecter{realm: c.realm, resourceMetadata: c.resourceMetadata, handler: c.errorHandler}
+	j.renderPlain()
+	return j
+}
+
+// forScopes returns the rejecter of a route that requires the scopes. Clients
+// that follow resource_metadata learn from a 401 which ones to ask for.
+func (j *rejecter) forScopes(scopes []string) *rejecter {
+	if j.resourceMetadata == "" {
+		return j
+	}
+	own := *j
+	own.scopes = scopes
+	own.renderPlain()
+	return &own
+}
+
+func (j *rejecter) renderPlain() {
 	for class, k := range kinds {
 		j.plain[class] = j.render(k, &Error{})
 	}
-	return j
 }
 
 // rendered returns what e decides. The challenges must not be modified.
@@ -149,16 +166,17 @@ func (a *rendered) setHeader(h http.Header, r *http.Request, e *Error) {
 func (j *rejecter) challenge(k kind, e *Error) string {
 	c := httpauth.NewChallenge(httpauth.Bearer)
 	c.Add("realm", j.realm)
-	if k.code != "" {
-		if httpauth.IsErrorText(k.code) {
-			c.Add("error", k.code)
-		}
-		if scopes := scopeTokens(e.Scopes); len(scopes) > 0 {
-			c.Add("scope", strings.Join(scopes, " "))
-		}
-		if k.code == "invalid_request" { // the other codes speak for themselves
-			c.Add("error_description", k.text)
-		}
+	if httpauth.IsErrorText(k.code) && k.code != "" {
+		c.Add("error", k.code)
+	}
+	switch scopes := scopeTokens(e.Scopes); {
+	case len(scopes) > 0 && k.code != "":
+		c.Add("scope", strings.Join(scopes, " "))
+	case len(j.scopes) > 0 && k.status == http.StatusUnauthorized:
+		c.Add("scope", strings.Join(j.scopes, " "))
+	}
+	if k.code == "invalid_request" { // the other codes speak for themselves
+		c.Add("error_description", k.text)
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.Params)) {
 		switch lower := strings.ToLower(name); lower {

@@ -91,7 +91,7 @@ func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts
 		choose:       choose,
 		extract:      c.extractor,
 		requirements: c.requirements,
-		rejecter:     rejecter{realm: c.realm, resourceMetadata: c.resourceMetadata, handler: c.errorHandler},
+		rejecter:     newRejecter(c),
 		log:          &eventLog{logger: c.logger},
 	}}, nil
 }

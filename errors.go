@@ -72,8 +72,8 @@ type Error struct {
 	// Detail names the rule or check that failed, such as "aud" or
 	// "signature". It is for operators: it is logged, never sent.
 	Detail string
-	// Scopes are the scope tokens that the request needs and its token lacks.
-	// They become the challenge's scope attribute.
+	// Scopes are all scope tokens that the request needs. They become the
+	// challenge's scope attribute.
 	Scopes []string
 	// RetryAfter says when to try again, for a 503. It is sent in whole seconds
 	// from 1 to 30.

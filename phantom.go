@@ -82,7 +82,7 @@ func New(opts ...Option) (*Middleware, error) {
 //
 // Handler panics if m is nil or zero or next is nil.
 func (m *Middleware) Handler(next http.Handler) http.Handler {
-	return m.protect(next, m.required, nil)
+	return m.protect(next, m.required, route{})
 }
 
 // Optional returns a handler that also lets anonymous requests pass. A request
@@ -93,7 +93,7 @@ func (m *Middleware) Handler(next http.Handler) http.Handler {
 // an extractor looks at other fields, the caller must name those in Vary.
 // Optional panics as Handler does.
 func (m *Middleware) Optional(next http.Handler) http.Handler {
-	protected := m.protect(next, m.optional, nil)
+	protected := m.protect(next, m.optional, route{})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add("Vary", "Authorization")
 		protected.ServeHTTP(w, r)
@@ -102,10 +102,12 @@ func (m *Middleware) Optional(next http.Handler) http.Handler {
 
 // RequireScopes returns a wrapper of handlers that requires a token with all of
 // the scopes. It authenticates by itself unless an outer handler of m has done
-// so. It panics if there are no scopes or one is not a scope-token (RFC 6749
+// so. With [WithResourceMetadataURL], the challenge of a 401 names the scopes
+// too. It panics if there are no scopes or one is not a scope-token (RFC 6749
 // section 3.3).
 func (m *Middleware) RequireScopes(scopes ...string) func(http.Handler) http.Handler {
-	return m.Require(AllScopes(scopes...))
+	route := route{requirements: []Requirement{AllScopes(scopes...)}, scopes: slices.Clone(scopes)}
+	return func(next http.Handler) http.Handler { return m.protect(next, m.required, route) }
 }
 
 // Require returns a wrapper of handlers that requires a token that meets all of
@@ -119,7 +121,14 @@ func (m *Middleware) Require(requirements ...Requirement) func(http.Handler) htt
 			panic("phantom: Require: nil Requirement")
 		}
 	}
-	return func(next http.Handler) http.Handler { return m.protect(next, m.required, requirements) }
+	route := route{requirements: requirements}
+	return func(next http.Handler) http.Handler { return m.protect(next, m.required, route) }
+}
+
+// A route is what one handler demands beyond a token.
+type route struct {
+	requirements []Requirement
+	scopes       []string // that the requirements are known to need
 }
 
 // An identifier finds the token that a request brings and verifies it. hit
@@ -127,26 +136,45 @@ func (m *Middleware) Require(requirements ...Requirement) func(http.Handler) htt
 type identifier func(r *http.Request) (tok *Token, hit bool, err error)
 
 // protect is the only place that calls next.
-func (m *Middleware) protect(next http.Handler, identify identifier, requirements []Requirement) http.Handler {
+func (m *Middleware) protect(next http.Handler, identify identifier, route route) http.Handler {
 	if m == nil || m.parts == nil {
 		panic("phantom: a Middleware that New did not make protects nothing")
 	}
 	if next == nil {
 		panic("phantom: nil next handler")
 	}
+	rejecter := m.rejecter.forScopes(route.scopes)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		way := handoff.New(r)
 		defer way.End()
-		admitted, err := m.admit(r, identify, requirements)
+		admitted, err := m.admit(r, identify, route.requirements)
 		if err != nil {
-			rejected := rejection(err)
-			defer func() { m.log.rejected(r.Context(), rejected) }() // also when the error handler aborts
-			rejected = m.rejecter.reject(w, r, rejected)
+			m.reject(w, r, rejecter, rejection(err))
 			return
 		}
 		way.To(admitted)
 		next.ServeHTTP(w, admitted)
 	})
+}
+
+// reject answers a request that is not let through.
+func (m *Middleware) reject(w http.ResponseWriter, r *http.Request, rejecter *rejecter, rejected *Error) {
+	defer func() { m.log.rejected(r.Context(), rejected) }() // also when the error handler aborts
+	rejected = rejecter.reject(w, r, rejected)
+}
+
+// Reject writes the answer that a handler of m would write to the request for
+// err, and logs it, for those who call [Middleware.Authenticate]: routers and
+// frameworks whose handlers are not net/http's. Requests that it answers must
+// not go on. An [*Error] decides the answer, also inside another error, and so
+// does an Err variable of this package; any other error gives 500, and so does
+// nil. Reject knows the scopes of no route: it names those of err.
+func (m *Middleware) Reject(w http.ResponseWriter, r *http.Request, err error) {
+	f := failure.New(failure.Internal, "Reject without an error")
+	if err != nil {
+		f = translate(err, failure.Internal, "Reject")
+	}
+	m.reject(w, r, m.rejecter, rejection(f))
 }
 
 // admit decides on a request and returns the one to hand on.
@@ -180,16 +208,19 @@ func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
 
 // permits checks the requirements of the member that verified the token, if
 // that is another Middleware, then those of m and those of the route.
-func (m *Middleware) permits(tok *Token, requirements []Requirement) error {
-	sets := [3][]Requirement{nil, m.requirements, requirements}
+func (m *Middleware) permits(tok *Token, route []Requirement) error {
+	sets := [3][]Requirement{nil, m.requirements, route}
 	if tok.owner != m {
 		sets[0] = tok.owner.requirements // of the member of a dispatcher
 	}
+	met := 0
 	for _, set := range sets {
 		for _, requirement := range set {
 			if err := requirement(tok); err != nil {
-				return translate(err, failure.Insufficient, "requirement")
+				all := slices.Concat(sets[:]...)
+				return refusal(tok, err, all[:met], all[met+1:])
 			}
+			met++
 		}
 	}
 	return nil
@@ -327,6 +358,22 @@ func (m *Middleware) token(r *http.Request) (string, error) {
 	return token, nil
 }
 
+// TokenFromHeader returns the bearer token in the request's Authorization field.
+// It is the default extractor, for a [WithTokenExtractor] that combines it with
+// another place. The error is an [*Error]: one that wraps [ErrNoToken] if there
+// is no field or it has another scheme, and one that wraps [ErrInvalidRequest]
+// if it is malformed (RFC 6750 section 2.1) or repeated.
+func TokenFromHeader(r *http.Request) (string, error) {
+	token, err := httpauth.BearerToken(r.Header)
+	if err == nil {
+		err = httpauth.CheckToken(token)
+	}
+	if err != nil {
+		return "", rejection(err)
+	}
+	return token, nil
+}
+
 // verify answers from memory or looks the token up.
 func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit bool, err error) {
 	check := httpauth.CheckToken
@@ -390,6 +437,14 @@ func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token 
 // either.
 func (m *Middleware) Forget(token string) {
 	m.each(func(member *Middleware) { member.memory.forget(member.memory.digest(token)) })
+}
+
+// Forget drops what the Middleware remembers about the opaque token behind t,
+// for handlers that end a session. It does what [Middleware.Forget] does. The
+// error is always nil.
+func (t *Token) Forget() error {
+	t.owner.memory.forget(t.digest)
+	return nil
 }
 
 // Purge is Forget for every token.

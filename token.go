@@ -191,6 +191,14 @@ func (t *Token) Scopes() []string {
 	return strings.Split(scope, " ")
 }
 
+// withoutScopes returns a copy that has none.
+func (t *Token) withoutScopes() *Token {
+	own, shared := *t, t.common.Value()
+	shared.scope = ""
+	own.common = unique.Make(shared)
+	return &own
+}
+
 // HasScope reports whether [Token.Scopes] has the given scope. It does not
 // allocate.
 func (t *Token) HasScope(scope string) bool {
