@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/url"
 	"testing"
 	"time"
 
@@ -193,56 +192,6 @@ func TestMintersMistakeIsNotTheClients(t *testing.T) {
 			tc.change(minter)
 			if got := as.try(as.minting(minter), "opaque-token-of-alice"); got != tc.want {
 				t.Errorf("%s, want %s", got, tc.want)
-			}
-		})
-	}
-}
-
-// answerExchange makes a handler for both endpoints: introspection and token.
-func (as *fakeAS) exchanging(extra ...phantom.Option) *phantom.Middleware {
-	return as.middleware(append([]phantom.Option{
-		phantom.WithTokenExchange(issuer+"/token", url.Values{"audience": {"upstream"}}),
-	}, extra...)...)
-}
-
-// Token exchange gives the JWT after the introspection said active.
-//
-// Catalogue: C1, C2, C6, C8.
-func TestTokenExchangeGivesTheJWT(t *testing.T) {
-	exchanged := func(changes map[string]any) string {
-		return mint("ES256", claims(map[string]any{"aud": "upstream", "client_id": nil, "azp": clientID}))
-	}
-	response := func(changes map[string]any) string {
-		m := map[string]any{
-			"access_token": exchanged(nil), "token_type": "Bearer", "expires_in": 60,
-			"issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "refresh_token": "x",
-		}
-		maps.Copy(m, changes)
-		return string(must(json.Marshal(m)))
-	}
-	for _, tc := range []struct {
-		name  string
-		token http.HandlerFunc
-		want  string
-	}{
-		{"good", answerJSON(response(nil)), codeOK},
-		{"N_A", answerJSON(response(map[string]any{"token_type": "N_A"})), codeOK},
-		{"opaque", answerJSON(response(map[string]any{"access_token": "opaque"})), code502A},
-		{"refused", answer(400, "application/json", `{"error":"invalid_request"}`), code502A},
-		{"busy", answer(429, "", ""), code503A},
-		{"down", answer(500, "", ""), code503A},
-		{"other subject", answerJSON(response(map[string]any{"access_token": mint("ES256", claims(map[string]any{"sub": "bob"}))})), code502A},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			as := newAS(t)
-			as.introspect = answerMembers(nil)
-			as.metadata = tc.token
-			if got := as.try(as.exchanging(), "opaque-token-of-alice"); got != tc.want {
-				t.Errorf("%s, want %s", got, tc.want)
-			}
-			form := as.recorded("/token")[0].Form
-			if form.Get("subject_token") != "opaque-token-of-alice" || form.Get("audience") != "upstream" || form.Has("actor_token") {
-				t.Errorf("form %v", form)
 			}
 		})
 	}
