@@ -3,7 +3,7 @@ package phantom
 import (
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
+	"crypto/subtle"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/cache"
@@ -19,7 +19,7 @@ type memory struct {
 	clock       clock.Clock
 	tokens      *cache.Cache[*Token]
 	questions   *flight.Questions[digest] // the lookups under way
-	secret      [sha256.Size]byte         // of the keys
+	secret      [oneBlock]byte            // of the keys
 	maxTTL      time.Duration             // of a verified token
 	negativeTTL time.Duration             // of a lasting refusal, the server's or ours
 }
@@ -47,23 +47,39 @@ func newMemory(c *config) *memory {
 // Middleware, so that a remembered digest does not reveal the token.
 type digest = cache.Key
 
-// digest returns the key of an opaque token.
+// oneBlock is the longest message that SHA-256 pads to one block.
+const oneBlock = 55
+
+// digest returns the key of an opaque token. A usual token is padded to
+// oneBlock and mixed with the secret. A longer one stands behind the secret, in
+// a message that is longer than oneBlock: no message is that of two tokens.
 func (m *memory) digest(token string) digest {
-	var buf [384]byte // on the stack, and enough for most tokens
+	if len(token) >= oneBlock {
+		return m.longDigest(token)
+	}
+	var block [oneBlock]byte
+	block[copy(block[:], token)] = 0x80 // where the padding begins
+	subtle.XORBytes(block[:], block[:], m.secret[:])
+	sum := sha256.Sum256(block[:])
+	return digest(sum[:len(digest{})])
+}
+
+func (m *memory) longDigest(token string) digest {
+	var buf [1 << 10]byte // on the stack, and enough for most tokens
 	b := append(buf[:0], m.secret[:]...)
-	b = binary.BigEndian.AppendUint64(b, uint64(len(token)))
 	b = append(b, token...)
-	return sha256.Sum256(b)
+	sum := sha256.Sum256(b)
+	return digest(sum[:len(digest{})])
 }
 
 // look looks a token up.
-func (m *memory) look(d digest) cache.Finding[*Token] { return m.tokens.Get(d, m.clock.Now()) }
+func (m *memory) look(d *digest) cache.Finding[*Token] { return m.tokens.Get(d, m.clock.Now()) }
 
 // remember keeps a verified token. Its life counts from askedAt.
 func (m *memory) remember(
-	d digest, q *flight.Question, token *Token, answer *introspection.Answer, askedAt clock.Instant,
+	q *flight.Question, token *Token, answer *introspection.Answer, askedAt clock.Instant,
 ) {
-	m.tokens.Put(d, token, m.life(token, answer, askedAt), q.IsValid)
+	m.tokens.Put(token.entry, m.life(token, answer, askedAt), q.IsValid)
 }
 
 // life returns how long a token is remembered: until the token or the answer
@@ -86,17 +102,17 @@ func (m *memory) life(token *Token, answer *introspection.Answer, askedAt clock.
 // before.
 func (m *memory) rememberRefusal(d digest, q *flight.Question, why error, askedAt clock.Instant) {
 	if m.negativeTTL == 0 {
-		m.tokens.Remove(d)
+		m.tokens.Remove(&d)
 		return
 	}
-	m.tokens.PutNo(d, why, askedAt.Add(m.negativeTTL), q.IsValid)
+	m.tokens.PutNo(&d, why, askedAt.Add(m.negativeTTL), q.IsValid)
 }
 
 // forget drops what is known of a token. The answer of a lookup under way is
 // not remembered either.
 func (m *memory) forget(d digest) {
 	m.questions.Forget(d)
-	m.tokens.Remove(d)
+	m.tokens.Remove(&d)
 }
 
 // purge is forget for every token.

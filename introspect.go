@@ -115,7 +115,7 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 	if err != nil {
 		return nil, l.rememberFailure(err)
 	}
-	l.m.memory.remember(l.digest, l.question, tok, r.Answer, l.askedAt)
+	l.m.memory.remember(l.question, tok, r.Answer, l.askedAt)
 	return tok, nil
 }
 
@@ -125,7 +125,7 @@ func (l *lookup) answeredMeanwhile() (*Token, error) {
 	if l.refresh {
 		return nil, nil
 	}
-	switch found := l.m.memory.look(l.digest); found.State {
+	switch found := l.m.memory.look(&l.digest); found.State {
 	case cache.No:
 		return nil, found.Why
 	case cache.Fresh:
@@ -178,7 +178,7 @@ func (l *lookup) rememberFailure(err error) error {
 	case f.Lasting || f.Class == failure.Inactive:
 		l.m.memory.rememberRefusal(l.digest, l.question, f, l.askedAt)
 	case f.IsVerdict():
-		l.m.memory.tokens.Remove(l.digest)
+		l.m.memory.tokens.Remove(&l.digest)
 	}
 	return err
 }

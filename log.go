@@ -39,7 +39,8 @@ func (l *eventLog) admitted(ctx context.Context, tok *Token, hit bool) {
 			cache = "hit"
 		}
 		// Short enough to tell nothing, long enough to follow a token in a log.
-		attrs = append(attrs, slog.String("cache", cache), slog.String("token", hex.EncodeToString(tok.digest[:4])))
+		d := tok.digest()
+		attrs = append(attrs, slog.String("cache", cache), slog.String("token", hex.EncodeToString(d[:4])))
 	}
 	l.logger.LogAttrs(ctx, slog.LevelDebug, "phantom: ok", attrs...)
 }

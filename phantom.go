@@ -267,7 +267,7 @@ func (m *Middleware) carriesOnly(r *http.Request, tok *Token) bool {
 	if err != nil {
 		return isAbsent(err)
 	}
-	return token == tok.JWT() || tok.owner.memory.digest(token) == tok.digest
+	return token == tok.JWT() || tok.owner.memory.digest(token) == tok.digest()
 }
 
 // isAbsent reports whether the error says that a request has no token.
@@ -387,7 +387,7 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 		return nil, false, err
 	}
 	d := m.memory.digest(token)
-	found := m.memory.look(d)
+	found := m.memory.look(&d)
 	switch {
 	case found.State == cache.No:
 		return nil, true, found.Why
@@ -425,7 +425,7 @@ func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token 
 	if ctx.Err() != nil || !failure.Of(outage).Unanswered {
 		return nil
 	}
-	found := m.memory.look(d)
+	found := m.memory.look(&d)
 	if found.Value != nil {
 		m.log.stale(ctx, outage)
 	}
@@ -443,7 +443,7 @@ func (m *Middleware) Forget(token string) {
 // for handlers that end a session. It does what [Middleware.Forget] does. The
 // error is always nil.
 func (t *Token) Forget() error {
-	t.owner.memory.forget(t.digest)
+	t.owner.memory.forget(t.digest())
 	return nil
 }
 

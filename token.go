@@ -15,6 +15,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/phantom-token/phantom/internal/cache"
 	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/issuer"
 	"github.com/phantom-token/phantom/internal/jose"
@@ -30,11 +31,11 @@ import (
 // accident. Where fmt cannot ask it, in an unexported field, its JWT is out of
 // fmt's reach.
 type Token struct { //nolint:recvcheck // String and Format are there for a copied Token too
-	text             packed.Text // the Authorization field, if any; the subject and the ID, unless they are long
-	digest           digest      // of the opaque token
-	common           unique.Handle[common]
+	text             packed.Text          // the Authorization field, if any; the subject and the ID, unless they are long
+	key              *issuer.Key          // nil: a key of a caller's KeySet, or none
+	entry            *cache.Entry[*Token] // in the cache, or that would be; its key is the opaque token's digest
 	owner            *Middleware
-	key              *issuer.Key      // nil: a key of a caller's KeySet, or none
+	common           unique.Handle[common]
 	rare             *rare            // nil for most Tokens
 	answer           *jose.Difference // the JSON members of the introspection answer, if any, less the claims
 	expiry, issuedAt int64            // seconds since the epoch; 0: none
@@ -55,15 +56,17 @@ func newToken(owner *Middleware, d digest, v *verified, r *reply) *Token {
 	if r.JWT == "" {
 		prefix = ""
 	}
-	// In one allocation, a hit finds the text beside the Token.
+	// In one allocation, what a hit reads stands together.
 	var made struct {
-		token Token
+		entry cache.Entry[*Token]
 		text  string
+		token Token
 	}
 	t := &made.token
+	made.entry = cache.NewEntry(d, t)
 	*t = Token{
 		text:     packed.New(&made.text, prefix, r.JWT, set.Subject, set.ID),
-		digest:   d,
+		entry:    &made.entry,
 		common:   unique.Make(common{set.ClientID, set.Scope, strings.Join(set.Audience, "\x00")}),
 		owner:    owner,
 		key:      cmp.Or(v.keys[1], v.keys[0]),
@@ -78,6 +81,9 @@ func newToken(owner *Middleware, d digest, v *verified, r *reply) *Token {
 	}
 	return t
 }
+
+// digest returns that of the opaque token.
+func (t *Token) digest() digest { return t.entry.Key() }
 
 // isRetired reports whether a key on which the Token rests has left the
 // issuer's set.

@@ -19,6 +19,11 @@ var key = cache.Key{1}
 
 func valid() bool { return true }
 
+func put(c *cache.Cache[*value], v *value, l cache.Life) {
+	e := cache.NewEntry(key, v)
+	c.Put(&e, l, valid)
+}
+
 func newCache(config cache.Config[*value]) *cache.Cache[*value] {
 	config.Size, config.Retired = 10, func(v *value) bool { return v.retired }
 	return cache.New(config)
@@ -76,9 +81,9 @@ func TestEntriesEndOnEitherClock(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newCache(cache.Config[*value]{Stale: test.stale})
 			tok := &value{}
-			c.Put(key, tok, life(start, 300), valid)
+			put(c, tok, life(start, 300))
 			for _, look := range test.looks {
-				found := c.Get(key, look.now)
+				found := c.Get(&key, look.now)
 				got := map[cache.State]string{cache.Fresh: "token", cache.Stale: "stale", cache.No: "no"}[found.State]
 				if got != look.want || (found.Value == tok) != (got != "") {
 					t.Errorf("at %+d s, %+d s: %q, want %q", (look.now.Wall-start.Wall)/second, (look.now.Mono-start.Mono)/second, got, look.want)
@@ -100,8 +105,8 @@ func TestEntriesEndOnEitherClock(t *testing.T) {
 	} {
 		t.Run("inactive: "+name, func(t *testing.T) {
 			c := newCache(cache.Config[*value]{})
-			c.PutNo(key, nil, start.Add(5*time.Second), valid)
-			if found := c.Get(key, test.now); (found.State == cache.No) != test.want || found.Value != nil {
+			c.PutNo(&key, nil, start.Add(5*time.Second), valid)
+			if found := c.Get(&key, test.now); (found.State == cache.No) != test.want || found.Value != nil {
 				t.Errorf("%+v", found)
 			}
 		})
@@ -129,8 +134,8 @@ func TestALifeIsTakenOnBothClocks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCache(cache.Config[*value]{})
-			c.Put(key, &value{}, life(start, test.expiry), valid)
-			if found := c.Get(key, test.now); (found.Value != nil) != test.served {
+			put(c, &value{}, life(start, test.expiry))
+			if found := c.Get(&key, test.now); (found.Value != nil) != test.served {
 				t.Errorf("%+v", found)
 			}
 		})
@@ -146,9 +151,9 @@ func plusWall(i clock.Instant, d int64) clock.Instant {
 func TestOneHitRefreshesAnEntry(t *testing.T) {
 	start := clock.Instant{Wall: 1_700_000_000 * second, Mono: 1000 * second}
 	c := newCache(cache.Config[*value]{RefreshAhead: 0.5})
-	add := func() { c.Put(key, &value{}, life(start, 300), valid) }
+	add := func() { put(c, &value{}, life(start, 300)) }
 	due := func(mono int64) bool {
-		found := c.Get(key, clock.Instant{Wall: start.Wall + mono, Mono: start.Mono + mono})
+		found := c.Get(&key, clock.Instant{Wall: start.Wall + mono, Mono: start.Mono + mono})
 		if found.Value == nil {
 			t.Errorf("after %d s: %+v", mono/second, found)
 		}
