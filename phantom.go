@@ -132,8 +132,8 @@ type route struct {
 }
 
 // An identifier finds the token that a request brings and verifies it. hit
-// reports that the result is a remembered one.
-type identifier func(r *http.Request) (tok *Token, hit bool, err error)
+// reports that the result is a remembered one. found is what r.Header has.
+type identifier func(r *http.Request, found httpauth.Fields) (tok *Token, hit bool, err error)
 
 // protect is the only place that calls next.
 func (m *Middleware) protect(next http.Handler, identify identifier, route route) http.Handler {
@@ -183,13 +183,14 @@ func (m *Middleware) admit(
 ) (admitted *http.Request, err error) {
 	decided := false
 	defer failure.Recover(&decided, &err)
-	tok, hit, err := identify(r)
+	found := httpauth.Scan(r.Header)
+	tok, hit, err := identify(r, found)
 	if err == nil && tok != nil {
 		err = m.permits(tok, requirements)
 	}
 	if err == nil {
 		m.log.admitted(r.Context(), tok, hit)
-		admitted = m.forward(r, tok)
+		admitted = m.forward(r, tok, found)
 	}
 	decided = true
 	return admitted, err
@@ -197,13 +198,18 @@ func (m *Middleware) admit(
 
 // forward returns the request for next: a copy with the token in its context
 // and the JWT in Authorization. With a nil token the request is anonymous.
-func (m *Middleware) forward(r *http.Request, tok *Token) *http.Request {
-	authorization := ""
+func (m *Middleware) forward(r *http.Request, tok *Token, found httpauth.Fields) *http.Request {
+	ctx := &handedOn{Context: r.Context(), token: tok}
+	var authorization []string
 	if tok != nil {
-		authorization = tok.header()
+		if ctx.authorization[0] = tok.header(); ctx.authorization[0] != "" {
+			authorization = ctx.authorization[:]
+		}
 	}
-	// What an extractor looks at is not Authorization, or not checked by us.
-	return handoff.Copy(NewContext(r.Context(), tok), r, authorization, m.extract != nil)
+	if m.extract != nil {
+		found = httpauth.Scan(r.Header) // what did the extractor leave of it?
+	}
+	return handoff.Copy(ctx, r, authorization, found)
 }
 
 // permits checks the requirements of the member that verified the token, if
@@ -228,14 +234,14 @@ func (m *Middleware) permits(tok *Token, route []Requirement) error {
 
 // required returns the request's token. A token that an outer handler of this
 // Middleware verified serves the inner handlers too.
-func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error) {
-	if tok, ok := m.inherited(r); ok {
+func (m *Middleware) required(r *http.Request, found httpauth.Fields) (tok *Token, hit bool, err error) {
+	if tok, ok := m.inherited(r, found); ok {
 		if tok.expiry != 0 && tok.owner.authority.rules.Expired(tok.expiry, time.Now()) {
 			return nil, false, failure.New(failure.Refused, "exp")
 		}
 		return tok, true, nil
 	}
-	token, err := m.token(r)
+	token, err := m.token(r, found)
 	if err != nil {
 		return nil, false, err
 	}
@@ -244,9 +250,9 @@ func (m *Middleware) required(r *http.Request) (tok *Token, hit bool, err error)
 
 // inherited returns the token that an outer handler of this Middleware verified
 // for the request.
-func (m *Middleware) inherited(r *http.Request) (*Token, bool) {
+func (m *Middleware) inherited(r *http.Request, found httpauth.Fields) (*Token, bool) {
 	tok, ok := FromContext(r.Context())
-	if !ok || !m.vouchesFor(tok) || !m.carriesOnly(r, tok) {
+	if !ok || !m.vouchesFor(tok) || !m.carriesOnly(r, found, tok) {
 		return nil, false
 	}
 	return tok, true
@@ -255,15 +261,15 @@ func (m *Middleware) inherited(r *http.Request) (*Token, bool) {
 // carriesOnly reports whether the request brings no credentials except the
 // token's own JWT or, with an extractor, the opaque token behind it. A request
 // made with another request's context can bring different ones.
-func (m *Middleware) carriesOnly(r *http.Request, tok *Token) bool {
-	values := httpauth.Credentials(r.Header)
+func (m *Middleware) carriesOnly(r *http.Request, found httpauth.Fields, tok *Token) bool {
+	values := found.Authorization
 	if len(values) > 1 || len(values) == 1 && (values[0] != tok.header() || tok.header() == "") {
 		return false
 	}
 	if m.extract == nil {
 		return true
 	}
-	token, err := m.token(r)
+	token, err := m.token(r, found)
 	if err != nil {
 		return isAbsent(err)
 	}
@@ -278,19 +284,19 @@ func isAbsent(err error) bool {
 // optional returns no token for a request that has no Authorization field at
 // all and in which the extractor, if there is one, finds none. A token without
 // a JWT, which an outer handler verified, left no field behind.
-func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error) {
-	if len(httpauth.Credentials(r.Header)) > 0 {
-		return m.required(r)
+func (m *Middleware) optional(r *http.Request, found httpauth.Fields) (tok *Token, hit bool, err error) {
+	if len(found.Authorization) > 0 {
+		return m.required(r, found)
 	}
-	if tok, ok := m.inherited(r); ok && tok.JWT() == "" {
-		return m.required(r)
+	if tok, ok := m.inherited(r, found); ok && tok.JWT() == "" {
+		return m.required(r, found)
 	}
 	if m.extract == nil {
 		return nil, false, nil
 	}
 	// Only the extractor can say that there is no token. Once there is one, no
 	// failure to verify it makes the request anonymous.
-	token, err := m.token(r)
+	token, err := m.token(r, found)
 	switch {
 	case err == nil:
 		return m.verify(r.Context(), token)
@@ -304,7 +310,7 @@ func (m *Middleware) optional(r *http.Request) (tok *Token, hit bool, err error)
 // Behind a handler of m it returns the token that was verified there.
 // The error is an [*Error]. Requirements given to [WithRequirements] apply.
 func (m *Middleware) Authenticate(r *http.Request) (*Token, error) {
-	return m.authenticate(func() (*Token, bool, error) { return m.required(r) })
+	return m.authenticate(func() (*Token, bool, error) { return m.required(r, httpauth.Scan(r.Header)) })
 }
 
 // Verify verifies an opaque token, for servers other than net/http's. The token
@@ -337,9 +343,9 @@ func (m *Middleware) decide(identify func() (*Token, bool, error)) (tok *Token, 
 }
 
 // token extracts the request's opaque token.
-func (m *Middleware) token(r *http.Request) (string, error) {
+func (m *Middleware) token(r *http.Request, found httpauth.Fields) (string, error) {
 	if m.extract == nil {
-		return httpauth.BearerToken(r.Header)
+		return httpauth.BearerToken(found.Authorization)
 	}
 	token, err := m.extract(r)
 	switch {
@@ -364,7 +370,7 @@ func (m *Middleware) token(r *http.Request) (string, error) {
 // is no field or it has another scheme, and one that wraps [ErrInvalidRequest]
 // if it is malformed (RFC 6750 section 2.1) or repeated.
 func TokenFromHeader(r *http.Request) (string, error) {
-	token, err := httpauth.BearerToken(r.Header)
+	token, err := httpauth.BearerToken(httpauth.Scan(r.Header).Authorization)
 	if err == nil {
 		err = httpauth.CheckToken(token)
 	}
@@ -376,11 +382,7 @@ func TokenFromHeader(r *http.Request) (string, error) {
 
 // verify answers from memory or looks the token up.
 func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit bool, err error) {
-	check := httpauth.CheckToken
-	if m.extract != nil {
-		check = httpauth.CheckExtracted
-	}
-	if err := check(token); err != nil {
+	if err := httpauth.CheckSize(token); err != nil {
 		return nil, false, err
 	}
 	if m, err = m.memberFor(token); err != nil {
@@ -389,6 +391,11 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	d := m.memory.digest(token)
 	found := m.memory.look(&d)
 	switch {
+	case found.State == cache.Unknown:
+		// What is in the cache was checked when it came.
+		if err := m.checkToken(token); err != nil {
+			return nil, false, err
+		}
 	case found.State == cache.No:
 		return nil, true, found.Why
 	case found.State == cache.Fresh && !found.Refresh:
@@ -416,6 +423,13 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 		}
 	}
 	return tok, false, err
+}
+
+func (m *Middleware) checkToken(token string) error {
+	if m.extract != nil {
+		return httpauth.CheckExtracted(token)
+	}
+	return httpauth.CheckToken(token)
 }
 
 // bridge returns the remembered token that serves past its life because the

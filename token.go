@@ -92,10 +92,10 @@ func (t *Token) isRetired() bool { return t.key.Retired() || t.rare != nil && t.
 // header returns the value of the Authorization field; empty if there is no
 // JWT.
 func (t *Token) header() string {
-	if text := t.text.Field(); text == "" || strings.HasPrefix(text, bearerPrefix) {
-		return text
+	if t.text.IsBare() {
+		return bearerPrefix + t.text.Field()
 	}
-	return bearerPrefix + t.text.Field()
+	return t.text.Field()
 }
 
 // claims returns the claims of the JWT; none if there is no JWT.
@@ -306,6 +306,28 @@ func (t *Token) LogValue() slog.Value {
 
 // contextKey is the key of the current token in a request's context.
 type contextKey struct{}
+
+// A handedOn is the context of a request that is handed on. What that request
+// needs beside its copy lies here too, in the same allocation.
+type handedOn struct {
+	context.Context
+	token         *Token
+	authorization [1]string // the values of the field; next may write to them
+}
+
+// Value returns the token, which is nil if the request is anonymous.
+func (c *handedOn) Value(key any) any {
+	if key == (contextKey{}) {
+		return c.token
+	}
+	return c.Context.Value(key)
+}
+
+// String and Format keep the JWT out of what prints a context.
+func (*handedOn) String() string { return "phantom.Context(redacted)" }
+
+// Format writes a fixed text, for every verb.
+func (c *handedOn) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // NewContext returns a context that carries the token. It is for tests of
 // handlers and for servers other than net/http's. A nil token hides one that

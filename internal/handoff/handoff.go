@@ -38,28 +38,32 @@ func (h *Handoff) End() {
 	}
 }
 
+// fullGroup is how many fields fill a map's only group of slots. An assignment
+// to such a map makes it grow, even if the key is there.
+const fullGroup = 8
+
 // Copy returns a shallow copy of the request with the context, and with a
-// header map of its own, in which the value of Authorization replaces what the
-// client sent; an empty one removes it. unchecked says that the client's field
-// may have several values.
-func Copy(ctx context.Context, r *http.Request, authorization string, unchecked bool) *http.Request {
+// header map of its own, in which the values of Authorization replace what the
+// client sent; nil removes it. found is what a scan of r.Header found.
+func Copy(ctx context.Context, r *http.Request, authorization []string, found httpauth.Fields) *http.Request {
 	out := r.WithContext(ctx)
 	header := maps.Clone(r.Header)
 	if header == nil {
 		header = http.Header{}
 	}
-	// A field that was checked has one value at most, perhaps under another
-	// spelling of the name.
-	if len(header["Authorization"]) != 1 || unchecked || authorization == "" {
+	switch {
+	case found.Misspelt:
 		maps.DeleteFunc(header, func(name string, _ []string) bool { return httpauth.IsAuthorization(name) })
+	case authorization == nil, len(header) == fullGroup:
+		delete(header, "Authorization")
 	}
-	if authorization != "" {
-		header["Authorization"] = []string{authorization}
+	if authorization != nil {
+		header["Authorization"] = authorization
 	}
 	// A proxy drops the fields that Connection names (RFC 9110 section 7.6.1).
 	// The client must not be able to name this one, or to send it as a trailer.
-	if connection := header["Connection"]; len(connection) > 0 {
-		cleanConnection(header, connection)
+	if found.Connection {
+		cleanConnection(header)
 	}
 	// A body of unknown length may bring a trailer that was not announced.
 	if r.Trailer != nil || r.ContentLength < 0 {
@@ -99,7 +103,11 @@ func (b *trailingBody) copyTrailer() {
 	}
 }
 
-func cleanConnection(header http.Header, fields []string) {
+func cleanConnection(header http.Header) {
+	fields := header["Connection"]
+	if len(fields) == 0 {
+		return
+	}
 	var kept []string
 	for option := range strings.SplitSeq(strings.Join(fields, ","), ",") {
 		if option = strings.Trim(option, " \t"); option != "" && !httpauth.IsAuthorization(option) {

@@ -22,17 +22,37 @@ const maxTokenSize = 16 << 10
 // TooLong is the detail of a token beyond that size.
 const TooLong = "token too long"
 
-// Credentials returns the values of all Authorization fields, in any spelling:
-// net/http canonicalizes names on arrival, but an outer middleware can put any
-// key into the map.
-func Credentials(h http.Header) []string {
-	values := h["Authorization"]
-	for name := range h {
-		if len(name) == len("Authorization") && name != "Authorization" && IsAuthorization(name) {
-			values = append(slices.Clip(values), h[name]...)
+// Fields is what one pass over a header finds.
+type Fields struct {
+	// Authorization holds the values of all fields of that name, in any spelling:
+	// net/http canonicalizes names on arrival, but an outer middleware can put
+	// any key into the map.
+	Authorization []string
+	Misspelt      bool // one of them is not spelt as net/http does
+	Connection    bool // there is a Connection field
+}
+
+// Scan looks at the names of all fields, once for all who want to know.
+func Scan(h http.Header) (f Fields) {
+	for name, values := range h {
+		switch len(name) {
+		case len("Authorization"):
+			if name != "Authorization" {
+				if !IsAuthorization(name) {
+					continue
+				}
+				f.Misspelt = true
+			}
+			if f.Authorization == nil {
+				f.Authorization = values
+			} else {
+				f.Authorization = append(slices.Clip(f.Authorization), values...)
+			}
+		case len("Connection"):
+			f.Connection = f.Connection || name == "Connection"
 		}
 	}
-	return values
+	return f
 }
 
 // IsAuthorization reports whether name is that of the Authorization field, in
@@ -49,11 +69,10 @@ var (
 
 func malformed(detail string) error { return failure.New(failure.Malformed, detail) }
 
-// BearerToken extracts the token by the grammar of RFC 6750 section 2.1: one
-// field, the scheme in any case (RFC 9110 section 11.1), one or more spaces.
-// [CheckToken] judges the rest.
-func BearerToken(h http.Header) (string, error) {
-	values := Credentials(h)
+// BearerToken extracts the token from the values of Authorization by the
+// grammar of RFC 6750 section 2.1: one field, the scheme in any case (RFC 9110
+// section 11.1), one or more spaces. [CheckToken] judges the rest.
+func BearerToken(values []string) (string, error) {
 	switch len(values) {
 	case 0:
 		return "", ErrNoField
@@ -61,7 +80,14 @@ func BearerToken(h http.Header) (string, error) {
 	default:
 		return "", malformed("repeated Authorization field")
 	}
-	v := values[0]
+	// As a rule it is spelt like this.
+	if token, ok := strings.CutPrefix(values[0], Bearer+" "); ok && token != "" && token[0] != ' ' {
+		return token, nil
+	}
+	return bearerToken(values[0])
+}
+
+func bearerToken(v string) (string, error) {
 	if len(v) < len(Bearer) || !strings.EqualFold(v[:len(Bearer)], Bearer) {
 		return "", ErrNotBearer
 	}
@@ -81,7 +107,7 @@ func BearerToken(h http.Header) (string, error) {
 // CheckToken refuses an empty token as missing, and one that is not a b64token
 // (RFC 6750 section 2.1) of at most 16 KiB as malformed.
 func CheckToken(token string) error {
-	if err := checkSize(token); err != nil {
+	if err := CheckSize(token); err != nil {
 		return err
 	}
 	n := 0
@@ -98,7 +124,7 @@ func CheckToken(token string) error {
 // servers issue tokens with a pipe or an exclamation mark, so it may have any
 // visible ASCII character but those that end a value in a list or in quotes.
 func CheckExtracted(token string) error {
-	if err := checkSize(token); err != nil {
+	if err := CheckSize(token); err != nil {
 		return err
 	}
 	for i := range len(token) {
@@ -109,7 +135,8 @@ func CheckExtracted(token string) error {
 	return nil
 }
 
-func checkSize(token string) error {
+// CheckSize is the part of either check that takes no time.
+func CheckSize(token string) error {
 	switch {
 	case token == "":
 		return ErrNoToken

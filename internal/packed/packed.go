@@ -18,25 +18,25 @@ const (
 // because fmt follows one in an unexported field, but only to a struct, a slice
 // or a map.
 type Text struct {
-	text              *string
-	fieldEnd, nameEnd uint32
+	text     *string
+	fieldEnd uint32
+	subject  uint16 // its length
+	bare     bool   // the field is without its prefix
 }
 
 // New packs the texts into *text. It leaves out subject and ID if they are
 // long, and the prefix if that were too much for one block.
 func New(text *string, prefix, jwt, subject, id string) Text {
-	switch size := len(prefix) + len(jwt); {
-	case size > maxBlock:
-		return pack(text, strings.Clone(jwt), "", "")
-	case len(subject)+len(id) > maxNames, size+len(subject)+len(id) > maxBlock:
-		return pack(text, prefix+jwt, "", "")
+	size := len(prefix) + len(jwt)
+	if len(subject)+len(id) > maxNames || size+len(subject)+len(id) > maxBlock {
+		subject, id = "", ""
 	}
-	return pack(text, prefix+jwt, subject, id)
-}
-
-func pack(text *string, field, subject, id string) Text {
-	*text = field + subject + id
-	return Text{text, uint32(len(field)), uint32(len(field) + len(subject))}
+	bare := size > maxBlock
+	if bare {
+		prefix, jwt = "", strings.Clone(jwt) // the sum would be jwt itself
+	}
+	*text = prefix + jwt + subject + id
+	return Text{text, uint32(len(prefix) + len(jwt)), uint16(len(subject)), bare}
 }
 
 // whole is empty in the zero Text.
@@ -47,14 +47,18 @@ func (p *Text) whole() string {
 	return *p.text
 }
 
-// Field returns the JWT, behind the prefix if that is kept.
+// Field returns the JWT, behind the prefix unless it IsBare.
 func (p *Text) Field() string { return p.whole()[:p.fieldEnd] }
 
+// IsBare reports whether the prefix is not kept. To know it, no one has to read
+// the text.
+func (p *Text) IsBare() bool { return p.bare }
+
 // HasNames reports whether subject and ID are kept. A subject is never empty.
-func (p *Text) HasNames() bool { return p.nameEnd > p.fieldEnd }
+func (p *Text) HasNames() bool { return p.subject > 0 }
 
 // Subject returns the subject, if it is kept.
-func (p *Text) Subject() string { return p.whole()[p.fieldEnd:p.nameEnd] }
+func (p *Text) Subject() string { return p.whole()[p.fieldEnd:][:p.subject] }
 
 // ID returns the ID, if it is kept.
-func (p *Text) ID() string { return p.whole()[p.nameEnd:] }
+func (p *Text) ID() string { return p.whole()[p.fieldEnd:][p.subject:] }
