@@ -127,14 +127,14 @@ func replaceKeys(old *KeyList, parsed []*jose.Key) *KeyList {
 	gone := map[[32]byte]*Key{}
 	if old != nil {
 		for _, key := range *old {
-			gone[key.Thumbprint()] = key
+			gone[key.Identity()] = key
 		}
 	}
 	list := make(KeyList, 0, len(parsed))
 	listed := map[[32]byte]bool{}
 	news := old == nil
 	for _, key := range parsed {
-		id := key.Thumbprint()
+		id := key.Identity()
 		if listed[id] {
 			continue
 		}

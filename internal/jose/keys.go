@@ -91,9 +91,10 @@ func newKey(pub crypto.PublicKey, id, alg string) (*Key, error) {
 // ID returns the kid, "" when it has none.
 func (k *Key) ID() string { return k.id }
 
-// Thumbprint is equal for two keys exactly if they have the same kid, the same
-// algorithm pin and the same public key.
-func (k *Key) Thumbprint() [32]byte { return k.sum }
+// Identity is equal for two keys exactly if they have the same kid, the same
+// algorithm pin and the same public key. For the public key alone there is
+// [Key.Thumbprint].
+func (k *Key) Identity() [32]byte { return k.sum }
 
 // Usable reports whether the key may verify anything at all.
 func (k *Key) Usable() bool { return k.kind != "" }
@@ -171,7 +172,12 @@ func ParseKeySet(data []byte) (keys, unusable []*Key, dropped []error, err error
 		entries = append(entries, entry)
 	}
 	for i, entry := range entries {
-		key, err := parseKey(entry)
+		o, ok := entry.Object()
+		if !ok {
+			dropped = append(dropped, fmt.Errorf("key %d: not an object", i))
+			continue
+		}
+		key, err := parseKey(o)
 		if err == nil {
 			keys = append(keys, key)
 			continue
@@ -179,7 +185,6 @@ func ParseKeySet(data []byte) (keys, unusable []*Key, dropped []error, err error
 		if !errors.Is(err, errNotForUs) {
 			dropped = append(dropped, fmt.Errorf("key %d: %w", i, err))
 		}
-		o, _ := entry.Object()
 		if id, err := keyID(o); err == nil && id != "" {
 			unusable = append(unusable, &Key{id: id, sum: sha256.Sum256(fmt.Appendf(nil, "unusable %q", id))})
 		}
@@ -191,16 +196,12 @@ func ParseKeySet(data []byte) (keys, unusable []*Key, dropped []error, err error
 // so is no fault of anybody's.
 var errNotForUs = errors.New("not for us")
 
-func parseKey(entry Value) (key *Key, err error) {
+func parseKey(o Object) (key *Key, err error) {
 	defer func() {
 		if recover() != nil {
 			key, err = nil, errors.New("unusable JWK")
 		}
 	}()
-	o, ok := entry.Object()
-	if !ok {
-		return nil, errors.New("not an object")
-	}
 	kty, ok := o.Get("kty").Text()
 	if !ok {
 		return nil, errors.New("kty missing or not a string")

@@ -261,10 +261,10 @@ func TestUnusableKeysAreKnownByTheirKid(t *testing.T) {
 		t.Fatalf("%d keys, %v", len(keys), err)
 	}
 	var kids []string
-	sums := map[[32]byte]bool{keys[0].Thumbprint(): true}
+	sums := map[[32]byte]bool{keys[0].Identity(): true}
 	m := parse(t, signed("RS256", rsaKey(), `{"alg":"RS256"}`, goodPayload))
 	for _, key := range unusable {
-		kids, sums[key.Thumbprint()] = append(kids, key.ID()), true
+		kids, sums[key.Identity()] = append(kids, key.ID()), true
 		if key.Usable() || slices.ContainsFunc(algorithms, key.Allows) || key.Allows("") || class(t, key.Verify(m)) != "key" {
 			t.Errorf("%s verifies", key.ID())
 		}
@@ -464,7 +464,7 @@ func TestK191AlgorithmsOfAKey(t *testing.T) {
 	}
 }
 
-func TestThumbprint(t *testing.T) {
+func TestIdentity(t *testing.T) {
 	EC, RSA := jwkOf(&p256().PublicKey), jwkOf(&rsaKey().PublicKey)
 	same := [][2]map[string]any{
 		{EC, with(EC, "use", "sig", "x5t", "AA", "key_ops", []string{"verify"})},
@@ -472,11 +472,11 @@ func TestThumbprint(t *testing.T) {
 		{RSA, with(RSA, "e", b64([]byte{0, 1, 0, 1}))},
 	}
 	for i, pair := range same {
-		if oneKey(t, pair[0]).Thumbprint() != oneKey(t, pair[1]).Thumbprint() {
+		if oneKey(t, pair[0]).Identity() != oneKey(t, pair[1]).Identity() {
 			t.Errorf("pair %d differs", i)
 		}
 	}
-	if newKey(t, &p256().PublicKey).Thumbprint() != oneKey(t, EC).Thumbprint() {
+	if newKey(t, &p256().PublicKey).Identity() != oneKey(t, EC).Identity() {
 		t.Error("a key given in code differs from its JWK")
 	}
 	different := []map[string]any{
@@ -487,14 +487,14 @@ func TestThumbprint(t *testing.T) {
 	}
 	seen := map[[32]byte]int{}
 	for i, jwk := range different {
-		sum := oneKey(t, jwk).Thumbprint()
+		sum := oneKey(t, jwk).Identity()
 		if j, ok := seen[sum]; ok {
-			t.Errorf("%d and %d have the same thumbprint", i, j)
+			t.Errorf("%d and %d have the same identity", i, j)
 		}
 		seen[sum] = i
 	}
 	if _, ok := seen[[32]byte{}]; ok {
-		t.Error("a thumbprint of zeros")
+		t.Error("an identity of zeros")
 	}
 }
 
@@ -594,7 +594,7 @@ func TestKeyIsSafeToShare(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for range 5 {
-					if key.Verify(good) != nil || key.Verify(bad) == nil || !key.Allows(alg) || key.Thumbprint() == [32]byte{} {
+					if key.Verify(good) != nil || key.Verify(bad) == nil || !key.Allows(alg) || key.Identity() == [32]byte{} {
 						t.Errorf("%s: wrong under concurrency", alg)
 					}
 				}

@@ -210,3 +210,35 @@ func TestSignedClaimsComeBack(t *testing.T) {
 		t.Errorf("exp %d", exp)
 	}
 }
+
+// A header with a jwk is that of a DPoP proof (RFC 9449 section 4.2).
+func TestSignWithJWK(t *testing.T) {
+	key := newKey(t, &p256().PublicKey)
+	signer, err := jose.NewSigner(jose.Header{Algorithm: "ES256", Type: "dpop+jwt", JWK: key.JWK()}, p256())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, payload := range []string{`{"jti":"1"}`, `{"jti":"2"}`} {
+		m := parse(t, must(signer.Sign([]byte(payload))))
+		jwk, ok := m.Header.Get("jwk").Object()
+		if !ok || m.Type != "dpop+jwt" || string(m.Payload) != payload {
+			t.Fatalf("%v %q %s", ok, m.Type, m.Payload)
+		}
+		named, err := jose.ParseJWK(jwk)
+		if err != nil || named.Thumbprint() != key.Thumbprint() || named.Verify(m) != nil {
+			t.Errorf("the key in the header is another: %v", err)
+		}
+	}
+	if _, err := jose.NewSigner(jose.Header{Algorithm: "ES256", JWK: []byte("{")}, p256()); err == nil {
+		t.Error("half a JWK is accepted")
+	}
+}
+
+// A key in hardware costs a call for each signature, and none before.
+func TestNewSignerSignsNothing(t *testing.T) {
+	device := behind(p256())
+	device.sign = func([]byte, crypto.SignerOpts) ([]byte, error) { panic("asked") }
+	if _, err := jose.NewSigner(jose.Header{Algorithm: "ES256"}, device); err != nil {
+		t.Error(err)
+	}
+}
