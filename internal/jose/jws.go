@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"strings"
+	"unicode/utf8"
 )
 
 const (
@@ -135,8 +136,9 @@ func (m *Message) checkHeader() error {
 	return nil
 }
 
-// validKeyID limits a kid to what may serve as a map key and appear, escaped,
-// in a log (RFC 8725 section 3.10).
+// validKeyID limits a kid to what may serve as a map key, appear, escaped, in a
+// log (RFC 8725 section 3.10), and be written as JSON.
 func validKeyID(kid string) bool {
-	return len(kid) <= maxKeyID && strings.IndexFunc(kid, func(r rune) bool { return r < ' ' || r == 0x7f }) < 0
+	return len(kid) <= maxKeyID && utf8.ValidString(kid) &&
+		strings.IndexFunc(kid, func(r rune) bool { return r < ' ' || r == 0x7f }) < 0
 }

@@ -146,6 +146,7 @@ func TestSignRefuses(t *testing.T) {
 		{"RSA 1024", "RS256", "", weak},
 		{"kid too long", "ES256", strings.Repeat("k", 257), p256()},
 		{"kid with a newline", "ES256", "a\nb", p256()},
+		{"kid of bytes", "ES256", "\xff", p256()},
 		{"device error", "ES256", "", hsm{pub, func([]byte, crypto.SignerOpts) ([]byte, error) { return nil, broken }}},
 		{"device panics", "ES256", "", hsm{pub, func([]byte, crypto.SignerOpts) ([]byte, error) { panic("PKCS#11") }}},
 		{"another private key", "RS256", "", liar},
