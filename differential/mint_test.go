@@ -12,7 +12,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 
 	"github.com/phantom-token/phantom"
-	"github.com/phantom-token/phantom/mint"
+	jwtmint "github.com/phantom-token/phantom/mint" // mint is what makes the test tokens
 )
 
 // go-oidc needs the issuer alone: it reads the metadata and the key set of one
@@ -20,7 +20,7 @@ import (
 //
 // Catalogue: A18.
 func TestGoOIDCVerifiesMintedJWTs(t *testing.T) {
-	keys := []mint.Key{{Signer: p256Key()}, {Signer: edKey()}, {Signer: rsaKey()}, {Algorithm: "PS256", ID: "ps", Signer: otherRSA()}}
+	keys := []jwtmint.Key{{Signer: p256Key()}, {Signer: edKey()}, {Signer: rsaKey()}, {Algorithm: "PS256", ID: "ps", Signer: otherRSA()}}
 	for _, path := range []string{"", "/tenant/a"} {
 		var replica http.Handler
 		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { replica.ServeHTTP(w, r) }))
@@ -49,13 +49,13 @@ func TestGoOIDCVerifiesMintedJWTs(t *testing.T) {
 
 // go-oidc takes a Minter for a key set, and follows it through a rotation.
 func TestMinterInGoOIDC(t *testing.T) {
-	m := newMinter(t, issuer, mint.Key{Signer: p256Key()})
+	m := newMinter(t, issuer, jwtmint.Key{Signer: p256Key()})
 	verifier := oidc.NewVerifier(issuer, m, &oidc.Config{ClientID: audience, SupportedSigningAlgs: []string{oidc.ES256, oidc.EdDSA}})
 	before := minted(t, m)
 	if _, err := verifier.Verify(t.Context(), before); err != nil {
 		t.Error(err)
 	}
-	if err := m.SetKeys(mint.Key{Signer: edKey()}); err != nil {
+	if err := m.SetKeys(jwtmint.Key{Signer: edKey()}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := verifier.Verify(t.Context(), minted(t, m)); err != nil {
@@ -66,16 +66,16 @@ func TestMinterInGoOIDC(t *testing.T) {
 	}
 }
 
-func newMinter(t *testing.T, name string, keys ...mint.Key) *mint.Minter {
+func newMinter(t *testing.T, name string, keys ...jwtmint.Key) *jwtmint.Minter {
 	t.Helper()
-	m, err := mint.New(name, keys, mint.WithAudience(audience))
+	m, err := jwtmint.New(name, keys, jwtmint.WithAudience(audience))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return m
 }
 
-func minted(t *testing.T, m *mint.Minter) string {
+func minted(t *testing.T, m *jwtmint.Minter) string {
 	t.Helper()
 	jwt, err := m.Mint(context.Background(), "", &phantom.Introspection{
 		Active: true, Claims: []byte(`{"sub":"alice","client_id":"app","scope":"read"}`),
