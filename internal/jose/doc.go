@@ -27,10 +27,10 @@
 // signs what r, s signs), so the caller must not recognise a token by its
 // signature.
 //
-// No other package imports jwx. This one uses two parts of it: jwk turns one
-// JWK, rebuilt from checked members, into a Go key, and jws checks or makes one
-// signature. crypto/rsa checks RSASSA-PSS, because jwx ignores the salt length.
-// Another version of jwx, or another library, changes this package alone.
+// No other package imports jwx. This one uses one part of it: jws checks or
+// makes one signature. crypto/rsa checks RSASSA-PSS, because jwx ignores the
+// salt length. Another version of jwx, or another library, changes this package
+// alone.
 package jose
 
 import (

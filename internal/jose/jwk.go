@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 )
 
 // defaultAlgorithm is the algorithm that most servers use with each kind of
@@ -62,11 +63,10 @@ func (k *Key) Algorithm() string { return k.alg }
 // use, and alg and kid if the key has them. It returns nil for a key that is
 // not usable.
 func (k *Key) JWK() []byte {
-	jwk := k.required()
-	if jwk == nil {
+	if k.jwk == nil {
 		return nil
 	}
-	jwk = append(jwk[:len(jwk)-1], `,"use":"sig"`...)
+	jwk := append(slices.Clone(k.jwk[:len(k.jwk)-1]), `,"use":"sig"`...)
 	if k.alg != "" {
 		jwk = fmt.Appendf(jwk, `,"alg":%q`, k.alg)
 	}
@@ -80,11 +80,10 @@ func (k *Key) JWK() []byte {
 // Thumbprint returns the SHA-256 thumbprint of the public key (RFC 7638) in
 // base64url. It is "" for a key that is not usable.
 func (k *Key) Thumbprint() string {
-	jwk := k.required()
-	if jwk == nil {
+	if k.jwk == nil {
 		return ""
 	}
-	sum := sha256.Sum256(jwk)
+	sum := sha256.Sum256(k.jwk)
 	return strictBase64.EncodeToString(sum[:])
 }
 

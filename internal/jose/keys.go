@@ -3,18 +3,20 @@ package jose
 import (
 	"cmp"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
 	_ "crypto/sha512" // for crypto.SHA384 and crypto.SHA512
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
+	"math/big"
 	"slices"
 	"strings"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
-	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
 )
 
@@ -65,6 +67,7 @@ type Key struct {
 	kind    string
 	pub     crypto.PublicKey
 	sigSize int
+	jwk     []byte // the required members, see required
 	sum     [sha256.Size]byte
 }
 
@@ -80,11 +83,8 @@ func newKey(pub crypto.PublicKey, id, alg string) (*Key, error) {
 	if err := k.set(pub); err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKIXPublicKey(k.pub)
-	if err != nil {
-		return nil, errors.New("unusable public key")
-	}
-	k.sum = sha256.Sum256(fmt.Appendf(nil, "%q %q %x", id, alg, der))
+	k.jwk = k.required()
+	k.sum = sha256.Sum256(fmt.Appendf(nil, "%q %q %s", id, alg, k.jwk))
 	return k, nil
 }
 
@@ -224,7 +224,7 @@ func parseKey(o Object) (key *Key, err error) {
 	if err != nil {
 		return nil, err
 	}
-	minimal, err := rebuild(kty, o)
+	material, err := readMaterial(kty, o)
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +232,7 @@ func parseKey(o Object) (key *Key, err error) {
 	if err != nil {
 		return nil, err
 	}
-	pub, err := decodeJWK(minimal)
+	pub, err := material.publicKey()
 	if err != nil {
 		return nil, err
 	}
@@ -309,51 +309,70 @@ func pinnedAlgorithm(o Object) (string, error) {
 // zeros included (RFC 7518 section 6.2.1.2, RFC 8037 section 2).
 var coordinateSize = map[string]int{"EC P-256": 32, "EC P-384": 48, "EC P-521": 66, "OKP Ed25519": 32}
 
-// rebuild makes a JWK of the public members alone. It checks the form and size
-// of each before anything calculates with it.
-func rebuild(kty string, o Object) ([]byte, error) {
+// material is what a JWK says of its public key.
+type material struct {
+	curve string // of EC and OKP
+	n, e  []byte // RSA
+	x, y  []byte // EC; of OKP x alone
+}
+
+// readMaterial checks the form and size of each member before anything
+// calculates with it.
+func readMaterial(kty string, o Object) (m material, err error) {
 	if kty == "RSA" {
 		// RFC 7518 section 6.3.1 wants the fewest octets, but a leading zero is
 		// common and harmless: the number decides the size.
-		n, errN := field(o, "n", 1, maxRSABits/8+1)
-		e, errE := field(o, "e", 1, 4)
-		return fmt.Appendf(nil, `{"kty":"RSA","n":%q,"e":%q}`, n, e), cmp.Or(errN, errE)
+		var errE error
+		m.n, err = octets(o, "n", 1, maxRSABits/8+1)
+		m.e, errE = octets(o, "e", 1, 4)
+		return m, cmp.Or(err, errE)
 	}
 	crv, ok := o.Get("crv").Text()
 	if !ok {
-		return nil, errors.New("crv missing or not a string")
+		return m, errors.New("crv missing or not a string")
 	}
 	size, ok := coordinateSize[kty+" "+crv]
 	if !ok {
-		return nil, errNotForUs
+		return m, errNotForUs
 	}
-	x, err := field(o, "x", size, size)
-	if kty == "OKP" {
-		return fmt.Appendf(nil, `{"kty":"OKP","crv":%q,"x":%q}`, crv, x), err
+	m.curve = crv
+	if m.x, err = octets(o, "x", size, size); kty == "OKP" || err != nil {
+		return m, err
 	}
-	y, errY := field(o, "y", size, size)
-	return fmt.Appendf(nil, `{"kty":"EC","crv":%q,"x":%q,"y":%q}`, crv, x, y), cmp.Or(err, errY)
+	m.y, err = octets(o, "y", size, size)
+	return m, err
 }
 
-// field returns a base64url member that decodes to between least and most
-// octets.
-func field(o Object, name string, least, most int) (string, error) {
+// octets decodes a base64url member of between least and most octets.
+func octets(o Object, name string, least, most int) ([]byte, error) {
 	text, ok := o.Get(name).Text()
 	if ok && len(text) <= strictBase64.EncodedLen(most) {
 		if octets, err := decodeBase64([]byte(text)); err == nil && len(octets) >= least {
-			return text, nil
+			return octets, nil
 		}
 	}
-	return "", fmt.Errorf("%s is not base64url of the right size", name)
+	return nil, fmt.Errorf("%s is not base64url of the right size", name)
 }
 
-func decodeJWK(minimal []byte) (pub crypto.PublicKey, err error) {
-	key, err := jwk.ParseKey(minimal)
-	if err == nil {
-		err = key.Raw(&pub)
+// publicKey makes the key, which newKey is still to judge.
+func (m material) publicKey() (crypto.PublicKey, error) {
+	var curve elliptic.Curve
+	switch m.curve {
+	case "":
+		e := new(big.Int).SetBytes(m.e)
+		return &rsa.PublicKey{N: new(big.Int).SetBytes(m.n), E: int(e.Int64())}, nil
+	case "Ed25519":
+		return ed25519.PublicKey(m.x), nil
+	case "P-256":
+		curve = elliptic.P256()
+	case "P-384":
+		curve = elliptic.P384()
+	default:
+		curve = elliptic.P521()
 	}
+	pub, err := ecdsa.ParseUncompressedPublicKey(curve, slices.Concat([]byte{4}, m.x, m.y))
 	if err != nil {
-		return nil, errors.New("unusable JWK") // the cause may quote the members
+		return nil, errors.New("EC point not on the curve")
 	}
 	return pub, nil
 }
