@@ -3,8 +3,9 @@
 // A call is treated as an HTTP request that carries its authorization metadata
 // and nothing else. It takes the same way through the Middleware as any request
 // does: the same cache, requirements, log lines and rejections. The service
-// gets the JWT in place of the opaque token in the incoming metadata, and the
-// verified [phantom.Token] in the context:
+// gets the JWT in place of the opaque token in the incoming metadata (or no
+// authorization, with [phantom.WithoutJWT]), and the verified [phantom.Token]
+// in the context:
 //
 //	tok, ok := phantom.FromContext(ctx)
 //

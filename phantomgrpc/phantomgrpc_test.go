@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -49,6 +50,43 @@ func TestServiceGetsTheJWT(t *testing.T) {
 			t.Errorf("x-trace %q", got)
 		}
 	})
+}
+
+// Without a JWT there is no authorization for the service.
+func TestServiceGetsNoTokenWithoutJWT(t *testing.T) {
+	as := phantomtest.New()
+	m, err := phantom.New(
+		phantom.WithIssuer("https://as.test"),
+		phantom.WithAudience("https://rs.test"),
+		phantom.WithIntrospectionEndpoint("https://as.test/introspect"),
+		phantom.WithClientAuth(phantom.ClientSecretBasic("gateway", "gateway-secret")),
+		phantom.WithHTTPClient(&http.Client{Transport: inMemory{as}}),
+		phantom.WithoutJWT(),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eachCall(t, m, nil, func(t *testing.T, s *service, do func(...string) error) {
+		if err := do("authorization", "Bearer "+as.Issue(nil)); err != nil {
+			t.Fatal(err)
+		}
+		if tok, ok := phantom.FromContext(s.calls[0]); !ok || tok.Subject() != "alice" {
+			t.Errorf("token %v", tok)
+		}
+		md, _ := metadata.FromIncomingContext(s.calls[0])
+		if _, ok := md["authorization"]; ok {
+			t.Error("authorization is left in the metadata")
+		}
+	})
+}
+
+// An inMemory transport hands requests to a handler.
+type inMemory struct{ http.Handler }
+
+func (h inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result(), nil
 }
 
 // Catalogue: G1, G4, G7.

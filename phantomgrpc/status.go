@@ -62,22 +62,24 @@ func Status(err error) error {
 
 // text returns the message for clients.
 func text(e *phantom.Error) string {
-	switch e.Reason {
-	case phantom.ReasonNoCredentials:
+	kind := *e
+	kind.Err = nil // what it wraps may be of another kind
+	is := func(sentinel error) bool { return errors.Is(&kind, sentinel) }
+	switch {
+	case is(phantom.ErrNoToken):
 		return textNoToken
-	case phantom.ReasonMalformedRequest:
-		if e.Detail == "token too long" {
-			return textTooLong
-		}
+	case is(phantom.ErrInvalidRequest) && e.Detail == "token too long":
+		return textTooLong
+	case is(phantom.ErrInvalidRequest):
 		return textMalformed
-	case phantom.ReasonInactive, phantom.ReasonJWTRejected:
+	case is(phantom.ErrInvalidToken):
 		return textInvalid
-	case phantom.ReasonUnavailable, phantom.ReasonKeysUnavailable:
+	case is(phantom.ErrInsufficientScope):
+		return textInsufficient
+	case is(phantom.ErrUnavailable):
 		return textUnavailable
-	case phantom.ReasonProtocol, phantom.ReasonInternal:
-		return textUnchecked
 	}
-	return textInsufficient // so is a reason of a requirement's own
+	return textUnchecked
 }
 
 // callerLeft returns the status error for a context that has ended.

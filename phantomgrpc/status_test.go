@@ -49,6 +49,7 @@ func TestOneMessageOnEachWay(t *testing.T) {
 		return func(*phantom.Token) error { return &e }
 	}
 	stepUp := phantom.Error{Status: 401, Code: "insufficient_user_authentication"}
+	wraps := phantom.Error{Reason: phantom.ReasonScope, Err: phantom.ErrNoToken}
 	down := phantom.Error{Reason: phantom.ReasonUnavailable, RetryAfter: 1500 * time.Millisecond}
 	downForLong := phantom.Error{Reason: phantom.ReasonKeysUnavailable, RetryAfter: time.Hour}
 	for _, tc := range []struct {
@@ -67,6 +68,7 @@ func TestOneMessageOnEachWay(t *testing.T) {
 		{name: "foreign", requirement: func(*phantom.Token) error { return io.EOF }, want: codes.PermissionDenied},
 		{name: "step-up", requirement: refuseWith(stepUp), want: codes.Unauthenticated},
 		{name: "own reason", requirement: refuseWith(phantom.Error{Reason: "tenant"}), want: codes.PermissionDenied},
+		{name: "wraps another", requirement: refuseWith(wraps), want: codes.PermissionDenied},
 		{name: "down for a while", requirement: refuseWith(down), want: codes.Unavailable},
 		{name: "down for long", requirement: refuseWith(downForLong), want: codes.Unavailable},
 		{name: "down", fail: 500, want: codes.Unavailable},
