@@ -53,9 +53,9 @@ const authorization = "authorization"
 // Unary panics if m is nil or zero or a requirement is nil. The interceptor is
 // safe for concurrent use.
 func Unary(m *phantom.Middleware, reqs ...phantom.Requirement) grpc.UnaryServerInterceptor {
-	protect := protection(m, reqs)
+	protected := protection(m, reqs)
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		ctx, err := admit(ctx, protect, info.FullMethod)
+		ctx, err := admit(ctx, protected, info.FullMethod)
 		if err != nil {
 			return nil, err
 		}
@@ -69,9 +69,9 @@ func Unary(m *phantom.Middleware, reqs ...phantom.Requirement) grpc.UnaryServerI
 // A stream is checked at its start only. One that goes on for long lives past
 // the token's expiry and past a revocation: end it at [phantom.Token.Expiry].
 func Stream(m *phantom.Middleware, reqs ...phantom.Requirement) grpc.StreamServerInterceptor {
-	protect := protection(m, reqs)
+	protected := protection(m, reqs)
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		ctx, err := admit(stream.Context(), protect, info.FullMethod)
+		ctx, err := admit(stream.Context(), protected, info.FullMethod)
 		if err != nil {
 			return err
 		}
@@ -87,17 +87,23 @@ type admittedStream struct {
 
 func (s *admittedStream) Context() context.Context { return s.ctx }
 
-// protection returns the Middleware's wrapper of handlers. It panics now if
-// that would panic at the first call.
-func protection(m *phantom.Middleware, reqs []phantom.Requirement) func(http.Handler) http.Handler {
-	protect := m.Require(reqs...)
-	protect(http.NotFoundHandler())
-	return protect
+// protection returns the handler that all calls go through. It is made once: a
+// Middleware prepares for a route what it will say there.
+func protection(m *phantom.Middleware, reqs []phantom.Requirement) http.Handler {
+	return m.Require(reqs...)(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		// The writer may be another by now. The context is what a Middleware
+		// hands on.
+		answer, _ := r.Context().Value(answerKey{}).(*answer)
+		answer.admitted = r
+	}))
 }
+
+// answerKey is the key of a call's answer in the context of its request.
+type answerKey struct{}
 
 // admit sends a call's authorization through the Middleware. It returns the
 // context for the service, or a status error.
-func admit(ctx context.Context, protect func(http.Handler) http.Handler, method string) (_ context.Context, err error) {
+func admit(ctx context.Context, protected http.Handler, method string) (_ context.Context, err error) {
 	// An error handler may panic to abort its answer. Here no server would
 	// catch that.
 	defer func() {
@@ -105,13 +111,11 @@ func admit(ctx context.Context, protect func(http.Handler) http.Handler, method 
 			err = status.Error(codes.Internal, textUnchecked)
 		}
 	}()
-	var admitted *http.Request
-	next := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { admitted = r })
 	answer := &answer{header: http.Header{}}
-	protect(next).ServeHTTP(answer, request(ctx, method))
+	protected.ServeHTTP(answer, request(context.WithValue(ctx, answerKey{}, answer), method))
 	switch {
-	case admitted != nil:
-		return admittedContext(admitted), nil
+	case answer.admitted != nil:
+		return admittedContext(answer.admitted), nil
 	case answer.status == http.StatusServiceUnavailable && ctx.Err() != nil:
 		return nil, callerLeft(ctx.Err())
 	}

@@ -118,11 +118,13 @@ func grpcCode(code int) codes.Code {
 // maxProblem is how much of an answer's body is kept. Ours are shorter.
 const maxProblem = 4 << 10
 
-// An answer records what the Middleware writes for a call that it refuses.
+// An answer is what the Middleware makes of a call: the request that it hands
+// on, or what it writes for a call that it refuses.
 type answer struct {
-	header http.Header
-	status int
-	body   []byte
+	admitted *http.Request // nil: refused
+	header   http.Header
+	status   int
+	body     []byte
 }
 
 func (a *answer) Header() http.Header { return a.header }
