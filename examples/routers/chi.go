@@ -18,6 +18,7 @@ func newChi(auth *phantom.Middleware) http.Handler {
 		r.Use(auth.Handler)
 		r.Get("/profile", chiProfile)
 		r.With(auth.RequireScopes("orders:read")).Get("/orders/{drink}", chiOrder)
+		r.Get("/customers/{id}", chiCustomer(auth))
 	})
 	return r
 }
@@ -30,4 +31,17 @@ func chiProfile(w http.ResponseWriter, r *http.Request) {
 func chiOrder(w http.ResponseWriter, r *http.Request) {
 	tok, _ := phantom.FromContext(r.Context())
 	_, _ = fmt.Fprintf(w, "%s for %s", chi.URLParam(r, "drink"), tok.Subject())
+}
+
+// chiCustomer refuses what only the handler can decide, as the middleware would
+// have: Reject writes status, challenge and body, and logs the rejection.
+func chiCustomer(auth *phantom.Middleware) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		tok, _ := phantom.FromContext(r.Context())
+		if chi.URLParam(r, "id") != tok.Subject() {
+			auth.Reject(w, r, phantom.ErrInsufficientScope)
+			return
+		}
+		_, _ = fmt.Fprint(w, "customer ", tok.Subject())
+	}
 }

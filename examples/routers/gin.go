@@ -15,6 +15,7 @@ func newGin(auth *phantom.Middleware) http.Handler {
 	protected := r.Group("/", ginMiddleware(auth.Handler))
 	protected.GET("/profile", ginProfile)
 	protected.GET("/orders/:drink", ginMiddleware(auth.RequireScopes("orders:read")), ginOrder)
+	protected.GET("/customers/:id", ginCustomer(auth))
 	return r
 }
 
@@ -45,4 +46,17 @@ func ginProfile(c *gin.Context) {
 func ginOrder(c *gin.Context) {
 	tok, _ := phantom.FromContext(c.Request.Context())
 	c.String(http.StatusOK, "%s for %s", c.Param("drink"), tok.Subject())
+}
+
+// ginCustomer refuses as the middleware would have, and ends the chain.
+func ginCustomer(auth *phantom.Middleware) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		tok, _ := phantom.FromContext(c.Request.Context())
+		if c.Param("id") != tok.Subject() {
+			auth.Reject(c.Writer, c.Request, phantom.ErrInsufficientScope)
+			c.Abort()
+			return
+		}
+		c.String(http.StatusOK, "customer %s", tok.Subject())
+	}
 }

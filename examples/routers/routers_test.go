@@ -36,9 +36,10 @@ func get(h http.Handler, path, authorization string) *httptest.ResponseRecorder 
 // reach does not run: the body of a rejection is the problem alone.
 func TestRoutes(t *testing.T) {
 	const (
-		noToken = `Bearer realm="api"`
-		invalid = `Bearer realm="api", error="invalid_token"`
-		noScope = `Bearer realm="api", error="insufficient_scope", scope="orders:read"`
+		noToken   = `Bearer realm="api"`
+		invalid   = `Bearer realm="api", error="invalid_token"`
+		notTheirs = `Bearer realm="api", error="insufficient_scope"`
+		noScope   = `Bearer realm="api", error="insufficient_scope", scope="orders:read"`
 	)
 	for name, newRouter := range routers {
 		t.Run(name, func(t *testing.T) {
@@ -59,6 +60,9 @@ func TestRoutes(t *testing.T) {
 				{"/orders/latte", "", 401, "", noToken},
 				{"/orders/latte", plain, 403, "", noScope},
 				{"/orders/latte", read, 200, "latte for bob", ""},
+				{"/customers/bob", "", 401, "", noToken},
+				{"/customers/bob", plain, 403, "", notTheirs},
+				{"/customers/bob", read, 200, "customer bob", ""},
 				{"/nowhere", plain, 404, "", ""},
 			} {
 				w := get(router, tc.path, tc.authorization)
