@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/go-chi/chi/v5"
@@ -13,7 +13,7 @@ import (
 // larger sister is examples/chi.
 func newChi(auth *phantom.Middleware) http.Handler {
 	r := chi.NewRouter()
-	r.Get("/menu", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, "espresso") })
+	r.Get("/menu", func(w http.ResponseWriter, _ *http.Request) { reply(w, "espresso") })
 	r.Group(func(r chi.Router) {
 		r.Use(auth.Handler)
 		r.Get("/profile", chiProfile)
@@ -25,12 +25,18 @@ func newChi(auth *phantom.Middleware) http.Handler {
 
 func chiProfile(w http.ResponseWriter, r *http.Request) {
 	tok, _ := phantom.FromContext(r.Context())
-	_, _ = fmt.Fprint(w, tok.Subject())
+	reply(w, tok.Subject())
 }
 
 func chiOrder(w http.ResponseWriter, r *http.Request) {
 	tok, _ := phantom.FromContext(r.Context())
-	_, _ = fmt.Fprintf(w, "%s for %s", chi.URLParam(r, "drink"), tok.Subject())
+	reply(w, chi.URLParam(r, "drink")+" for "+tok.Subject())
+}
+
+// reply writes text, which no browser must take for a page.
+func reply(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, text)
 }
 
 // chiCustomer refuses what only the handler can decide, as the middleware would
@@ -42,6 +48,6 @@ func chiCustomer(auth *phantom.Middleware) http.HandlerFunc {
 			auth.Reject(w, r, phantom.ErrInsufficientScope)
 			return
 		}
-		_, _ = fmt.Fprint(w, "customer ", tok.Subject())
+		reply(w, "customer "+tok.Subject())
 	}
 }
