@@ -47,8 +47,8 @@ const authorization = "authorization"
 // does for HTTP. Of what it writes, only the status, Retry-After and the detail
 // of a problem (RFC 9457) reach the client.
 //
-// Interceptors of one Middleware may follow each other, or stand behind its
-// [phantom.Middleware.Handler]: the token is looked up once.
+// Interceptors of one Middleware may follow each other: the token is looked up
+// once.
 //
 // Unary panics if m is nil or zero or a requirement is nil. The interceptor is
 // safe for concurrent use.
