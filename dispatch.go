@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
@@ -116,6 +118,18 @@ func readDispatchOptions(opts []Option) (*config, error) {
 
 // errNoMember is the verdict on a token for which no member is responsible.
 var errNoMember = failure.New(failure.RefusedToken, "no member of Dispatch")
+
+// errOtherMember is the verdict on the JWT of another member's token.
+var errOtherMember = failure.New(failure.RefusedToken, "the JWT of another member of Dispatch")
+
+// isFromSibling reports whether the request brings the JWT that a dispatcher,
+// of which m is a member, put there for a token of another member. It is no
+// token of m's server, which must not see it.
+func (m *Middleware) isFromSibling(r *http.Request, found httpauth.Fields) bool {
+	outer, ok := r.Context().Value(handedOnKey{}).(*handedOn)
+	return ok && outer.token != nil && outer.token.owner != m && slices.Contains(outer.by.members, m) &&
+		slices.Contains(found.Authorization, outer.token.header())
+}
 
 // memberFor returns the Middleware that verifies the token: m itself, or the
 // chosen member. An error means that there is none.

@@ -97,6 +97,8 @@ type Error struct {
 	Header http.Header
 	// Err is the underlying error, if there is one that is safe to show.
 	Err error
+
+	issuer string // of the member of a dispatcher; for the log
 }
 
 // A kind is what follows from a class of failure.
@@ -283,10 +285,12 @@ const defaultRetryAfter = time.Second
 func rejection(err error) *Error {
 	f := failure.Of(err)
 	if carried, ok := f.Carried.(*Error); ok { //nolint:errorlint // only translate sets it
-		return carried.clone()
+		own := carried.clone()
+		own.issuer = f.Issuer
+		return own
 	}
 	k := kinds[f.Class]
-	e := &Error{Reason: k.reason, Detail: f.Detail, Err: f.Cause}
+	e := &Error{Reason: k.reason, Detail: f.Detail, Err: f.Cause, issuer: f.Issuer}
 	if k.status == http.StatusServiceUnavailable {
 		e.RetryAfter = max(f.Wait, defaultRetryAfter)
 	}

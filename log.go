@@ -1,6 +1,7 @@
 package phantom
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -34,6 +35,7 @@ func (l *eventLog) admitted(ctx context.Context, tok *Token, hit bool) {
 	}
 	attrs := []slog.Attr{slog.String("issuer", l.issuer)}
 	if tok != nil {
+		attrs[0] = slog.String("issuer", tok.Issuer()) // of a dispatcher's member
 		cache := "miss"
 		if hit {
 			cache = "hit"
@@ -91,7 +93,7 @@ func (l *eventLog) write(ctx context.Context, level slog.Level, msg string, e *E
 	if l.logger == nil {
 		return
 	}
-	attrs = append(attrs, slog.String("reason", string(e.Reason)), slog.String("issuer", l.issuer))
+	attrs = append(attrs, slog.String("reason", string(e.Reason)), slog.String("issuer", cmp.Or(e.issuer, l.issuer)))
 	if e.Detail != "" {
 		attrs = append(attrs, slog.String("detail", e.Detail))
 	}

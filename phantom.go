@@ -199,7 +199,7 @@ func (m *Middleware) admit(
 // forward returns the request for next: a copy with the token in its context
 // and the JWT in Authorization. With a nil token the request is anonymous.
 func (m *Middleware) forward(r *http.Request, tok *Token, found httpauth.Fields) *http.Request {
-	ctx := &handedOn{Context: r.Context(), token: tok}
+	ctx := &handedOn{Context: r.Context(), token: tok, by: m}
 	var authorization []string
 	if tok != nil {
 		if ctx.authorization[0] = tok.header(); ctx.authorization[0] != "" {
@@ -235,27 +235,22 @@ func (m *Middleware) permits(tok *Token, route []Requirement) error {
 // required returns the request's token. A token that an outer handler of this
 // Middleware verified serves the inner handlers too.
 func (m *Middleware) required(r *http.Request, found httpauth.Fields) (tok *Token, hit bool, err error) {
-	if tok, ok := m.inherited(r, found); ok {
-		if tok.expiry != 0 && tok.owner.authority.rules.Expired(tok.expiry, time.Now()) {
+	if tok, ok := FromContext(r.Context()); ok {
+		switch {
+		case !m.vouchesFor(tok) && m.isFromSibling(r, found):
+			return nil, false, errOtherMember
+		case !m.vouchesFor(tok) || !m.carriesOnly(r, found, tok):
+		case tok.expiry != 0 && tok.owner.authority.rules.Expired(tok.expiry, time.Now()):
 			return nil, false, failure.New(failure.Refused, "exp")
+		default:
+			return tok, true, nil
 		}
-		return tok, true, nil
 	}
 	token, err := m.token(r, found)
 	if err != nil {
 		return nil, false, err
 	}
 	return m.verify(r.Context(), token)
-}
-
-// inherited returns the token that an outer handler of this Middleware verified
-// for the request.
-func (m *Middleware) inherited(r *http.Request, found httpauth.Fields) (*Token, bool) {
-	tok, ok := FromContext(r.Context())
-	if !ok || !m.vouchesFor(tok) || !m.carriesOnly(r, found, tok) {
-		return nil, false
-	}
-	return tok, true
 }
 
 // carriesOnly reports whether the request brings no credentials except the
@@ -288,7 +283,7 @@ func (m *Middleware) optional(r *http.Request, found httpauth.Fields) (tok *Toke
 	if len(found.Authorization) > 0 {
 		return m.required(r, found)
 	}
-	if tok, ok := m.inherited(r, found); ok && tok.JWT() == "" {
+	if tok, ok := FromContext(r.Context()); ok && m.vouchesFor(tok) && tok.JWT() == "" && m.carriesOnly(r, found, tok) {
 		return m.required(r, found)
 	}
 	if m.extract == nil {
@@ -380,14 +375,27 @@ func TokenFromHeader(r *http.Request) (string, error) {
 	return token, nil
 }
 
-// verify answers from memory or looks the token up.
+// verify checks the token's form and has it resolved, by the member of a
+// dispatcher that is responsible.
 func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit bool, err error) {
 	if err := httpauth.CheckSize(token); err != nil {
 		return nil, false, err
 	}
-	if m, err = m.memberFor(token); err != nil {
+	member, err := m.memberFor(token)
+	if err != nil {
 		return nil, false, err
 	}
+	tok, hit, err = member.resolve(ctx, token)
+	if err != nil && member != m {
+		own := *failure.Of(err)
+		own.Issuer = member.log.issuer
+		err = &own
+	}
+	return tok, hit, err
+}
+
+// resolve answers from memory or looks the token up.
+func (m *Middleware) resolve(ctx context.Context, token string) (tok *Token, hit bool, err error) {
 	d := m.memory.digest(token)
 	found := m.memory.look(&d)
 	switch {

@@ -312,13 +312,20 @@ type contextKey struct{}
 type handedOn struct {
 	context.Context
 	token         *Token
+	by            *Middleware
 	authorization [1]string // the values of the field; next may write to them
 }
 
+// handedOnKey is the key of the latest handedOn itself.
+type handedOnKey struct{}
+
 // Value returns the token, which is nil if the request is anonymous.
 func (c *handedOn) Value(key any) any {
-	if key == (contextKey{}) {
+	switch key {
+	case contextKey{}:
 		return c.token
+	case handedOnKey{}:
+		return c
 	}
 	return c.Context.Value(key)
 }

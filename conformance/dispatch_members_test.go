@@ -3,6 +3,7 @@ package conformance_test
 import (
 	"crypto/ed25519"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -201,5 +202,42 @@ func TestUnverifiedIssuerReadsStrictJWTsAlone(t *testing.T) {
 		if iss != tc.want || ok != (tc.want != "") {
 			t.Errorf("%s: %q, %v", tc.name, iss, ok)
 		}
+	}
+}
+
+// Inside the dispatcher, another member's handler refuses the JWT that stands in
+// for a token. Its server never sees it.
+func TestMemberRefusesTheJWTOfAnother(t *testing.T) {
+	d, ma, mb, a, b := twoServers(t, nil, nil)
+	chain := func(next http.Handler) http.Handler { return d.Handler(mb.Handler(next)) }
+	if got := a.send(chain, get("Bearer a-token")); got != code401T || b.calls.Load() != 0 {
+		t.Errorf("%s, %d introspections at the other server", got, b.calls.Load())
+	}
+	if got := a.send(chain, get("Bearer b-token")); got != codeOK {
+		t.Errorf("its own: %s", got)
+	}
+	if got := a.send(func(next http.Handler) http.Handler { return d.Handler(ma.Handler(next)) }, get("Bearer a-token")); got != codeOK {
+		t.Errorf("the right member: %s", got)
+	}
+}
+
+// A log line names the issuer of the member.
+func TestLogNamesTheMembersIssuer(t *testing.T) {
+	a, b := newAS(t), newAS(t)
+	ma := a.middleware()
+	mb := must(phantom.New(append(b.options(), phantom.WithIssuer("https://b.test"))...))
+	d := must(phantom.Dispatch([]*phantom.Middleware{ma, mb}, func(token string) *phantom.Middleware {
+		if strings.HasPrefix(token, "a") {
+			return ma
+		}
+		return mb
+	}, phantom.WithLogger(slog.New(slog.NewTextHandler(&a.logs, &slog.HandlerOptions{Level: slog.LevelDebug})))))
+	b.introspect = answer(500, "", "")
+	if got := a.try(d, "a-token") + a.try(d, "b-token"); got != codeOK+code503A {
+		t.Fatal(got)
+	}
+	lines := strings.Split(strings.TrimSpace(a.logs.String()), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], "issuer="+issuer+" ") || !strings.Contains(lines[1], "issuer=https://b.test") {
+		t.Errorf("%q", lines)
 	}
 }

@@ -40,6 +40,7 @@ type Error struct {
 	Detail string        // names the rule or the check that failed
 	Wait   time.Duration // how long the server asked us to wait; 0: it did not
 	Cause  error         // safe to show; may be nil
+	Issuer string        // whose token it was, if that is not plain; for the log
 	// Carried is the rejection that a hook returned ready-made; nil as a rule.
 	Carried error
 
