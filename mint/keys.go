@@ -155,11 +155,11 @@ func (k Key) published() (*jose.Key, error) {
 func differ(own, public crypto.PublicKey) error {
 	a, err := jose.NewKey(own)
 	if err != nil {
-		return fmt.Errorf("Signer: %w", err)
+		return fmt.Errorf("its Signer: %w", err)
 	}
 	b, err := jose.NewKey(public)
 	if err != nil {
-		return fmt.Errorf("Public: %w", err)
+		return fmt.Errorf("its Public: %w", err)
 	}
 	if a.Thumbprint() != b.Thumbprint() {
 		return errors.New("the Signer's key is not Public")

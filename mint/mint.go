@@ -49,13 +49,15 @@
 //
 // An upstream validates it as any access token of RFC 9068: it takes the key
 // set from the issuer's metadata, checks the signature with an algorithm of its
-// own choice, the typ at+jwt, the iss and the exp, and that the aud names
-// itself. An upstream that skips this trusts whoever can reach it. For
-// go-oidc these are three lines:
+// own choice, the typ at+jwt, the iss and the exp, and that the aud has its own
+// name. An upstream that skips this trusts whoever can reach it. With go-oidc
+// these are three lines:
 //
 //	provider, err := oidc.NewProvider(ctx, "https://gateway.example")
-//	verifier := provider.Verifier(&oidc.Config{ClientID: "https://orders.internal"})
-//	token, err := verifier.Verify(ctx, jwt) // the typ it leaves to you
+//	config := &oidc.Config{ClientID: "https://orders.internal"} // the aud
+//	token, err := provider.Verifier(config).Verify(ctx, jwt)
+//
+// They leave the typ to you.
 package mint
 
 import (
