@@ -83,7 +83,7 @@ func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 		return nil, refused("ambiguous name")
 	}
 	set := &Set{All: claims}
-	if iss, ok := claims.Get("iss").Text(); !ok || iss != r.Issuer {
+	if !claims.Get("iss").Is(r.Issuer) {
 		return nil, refused("iss")
 	}
 	var ok bool

@@ -3,6 +3,7 @@ package claims
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/phantom-token/phantom/internal/jose"
 )
@@ -21,7 +22,11 @@ var registeredInAnswers = append(slices.Clip(registered), "active")
 // JSON reader that folds case, such as encoding/json, would take "SUB" for
 // "sub", and handlers must not decode anything but what was checked.
 func ambiguous(members jose.Object, names []string) string {
+	isOther := func(c rune) bool { return 'A' <= c && c <= 'Z' || c >= utf8.RuneSelf }
 	for name := range members.All() {
+		if !strings.ContainsFunc(name, isOther) {
+			continue // as nearly all are
+		}
 		for _, r := range names {
 			if len(name) >= len(r) && name != r && strings.EqualFold(name, r) {
 				return r
@@ -66,6 +71,9 @@ func readScope(claims jose.Object) string {
 	if !ok {
 		list, _ := v.Texts()
 		text = strings.Join(list, " ")
+	}
+	if text = strings.Trim(text, " "); !strings.Contains(text, "  ") {
+		return text
 	}
 	scopes := slices.DeleteFunc(strings.Split(text, " "), func(s string) bool { return s == "" })
 	return strings.Join(scopes, " ")

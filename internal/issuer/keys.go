@@ -45,7 +45,7 @@ func (l KeyList) verify(msg *jose.Message, most int) (*Key, error) {
 			check, named = "key", named || key.Usable()
 		}
 	}
-	refused := error(failure.New(failure.Refused, check))
+	var refused error
 	tried := 0
 	for _, key := range l {
 		eligible := key.Allows(msg.Algorithm) &&
@@ -61,6 +61,9 @@ func (l KeyList) verify(msg *jose.Message, most int) (*Key, error) {
 			return key, nil
 		}
 		refused = Refusal(err)
+	}
+	if refused == nil {
+		refused = failure.New(failure.Refused, check)
 	}
 	return nil, refused
 }

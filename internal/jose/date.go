@@ -28,7 +28,10 @@ func (v Value) NumericDate() (sec int64, ok bool) {
 		mantissa = mantissa[:i]
 	}
 	whole, fraction, _ := bytes.Cut(mantissa, []byte{'.'})
-	all := slices.Concat(whole, fraction)
+	all := whole
+	if len(fraction) > 0 {
+		all = slices.Concat(whole, fraction)
+	}
 	digits := bytes.TrimLeft(all, "0")
 	if len(digits) == 0 {
 		return 0, true

@@ -156,6 +156,11 @@ func (v Value) Text() (string, bool) {
 	return string(unescape(v.raw[1 : len(v.raw)-1])), true
 }
 
+// Is reports whether the value is a JSON string that stands for the text.
+func (v Value) Is(text string) bool {
+	return v.first() == '"' && string(unescape(v.raw[1:len(v.raw)-1])) == text // this conversion does not allocate
+}
+
 // Texts returns a JSON array all of whose elements are strings.
 func (v Value) Texts() ([]string, bool) {
 	if v.first() != '[' {
