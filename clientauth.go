@@ -100,10 +100,13 @@ func textFault(name, value string) string {
 // authentication, each form-encoded first, as RFC 6749 section 2.3.1 demands.
 // Neither may be empty or have a control character.
 func ClientSecretBasic(id, secret string) ClientAuth {
+	made := &http.Request{Header: http.Header{}}
+	made.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
+	credentials := made.Header.Get("Authorization")
 	return &clientAuth{
 		invalid: cmp.Or(textFault("client id", id), textFault("client secret", secret)),
 		set: func(_ *clientAuth, req *http.Request, _ url.Values) error {
-			req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
+			req.Header.Set("Authorization", credentials)
 			return nil
 		},
 	}

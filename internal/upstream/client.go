@@ -188,19 +188,22 @@ func (p *pool) suspect() {
 }
 
 // seen is what was seen of an attempt: whether a byte of an answer has come,
-// and whether its connection had been used before.
-type seen struct{ answered, reused atomic.Bool }
+// whether its connection had been used before, and how many interim answers
+// came.
+type seen struct {
+	answered, reused atomic.Bool
+	interim          atomic.Int32
+}
 
 // watch returns a context for one attempt, which fails after too many interim
 // answers, and what is seen of the attempt.
 func watch(ctx context.Context) (context.Context, *seen) {
 	s := &seen{}
-	var interim atomic.Int32
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:              func(info httptrace.GotConnInfo) { s.reused.Store(info.Reused) },
 		GotFirstResponseByte: func() { s.answered.Store(true) },
 		Got1xxResponse: func(int, textproto.MIMEHeader) error {
-			if interim.Add(1) > maxInterim {
+			if s.interim.Add(1) > maxInterim {
 				return errInterim
 			}
 			return nil

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -17,7 +18,10 @@ func ReadBody(resp *http.Response, limit int64) ([]byte, error) {
 	if resp.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	var read bytes.Buffer
+	read.Grow(int(max(resp.ContentLength, 0)) + bytes.MinRead) // at once, if the length is known
+	_, err := read.ReadFrom(io.LimitReader(resp.Body, limit+1))
+	body := read.Bytes()
 	switch {
 	case err != nil:
 		return nil, unanswered("answer broke off", err)
