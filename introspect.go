@@ -19,8 +19,8 @@ import (
 // An [*Error], or an error that wraps an Err variable of this package, gets its
 // own status: [ErrUpstream] gives 502; [ErrInvalidToken] and [ReasonInactive]
 // give 401 and are remembered as inactive. An error of any other kind gives
-// 503. A 503 with a RetryAfter of more than a second holds back all lookups,
-// for 30 s at most.
+// 503. A 503 with a RetryAfter of more than a second holds back the lookups of
+// other tokens too, for 30 s at most.
 //
 // A Middleware calls Introspect at most once at a time for one token, unless
 // the token is forgotten in between, or a request comes later than [WithMaxTTL]
@@ -145,7 +145,7 @@ func (l *lookup) ask(ctx context.Context) (r *reply, err error) {
 		l.askedAt = l.m.memory.questions.Put(l.question)
 		return &reply{Answer: &introspection.Answer{JWT: l.token, MaxAge: -1}}, nil
 	}
-	err = l.m.authority.gate.Do(ctx, l.class, func(ctx context.Context) (err error) {
+	err = l.m.authority.gate.Do(ctx, l.class, gate.Token(l.digest), func(ctx context.Context) (err error) {
 		l.askedAt = l.m.memory.questions.Put(l.question)
 		r, err = l.m.authority.question(ctx, l.token)
 		if !l.m.memory.questions.InTime(l.question) {

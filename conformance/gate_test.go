@@ -142,9 +142,9 @@ func TestJunkThatTheServerFailsOnKeepsNoUserOut(t *testing.T) {
 }
 
 // Known users do not notice junk, however the server or the way to it fails on
-// that.
+// that, or asks it to wait.
 //
-// Catalogue: X2, X3.
+// Catalogue: X2, X3, X4.
 func TestKnownUsersNoticeNoJunk(t *testing.T) {
 	reset := func(token string) error {
 		if strings.HasPrefix(token, "junk") {
@@ -171,6 +171,9 @@ func TestKnownUsersNoticeNoJunk(t *testing.T) {
 		{"unusable answers", reply(404, ""), nil, 100},
 		{"500 with Retry-After", reply(500, "", "Retry-After: 30"), nil, 20},
 		{"502 with Retry-After", reply(502, "", "Retry-After: 30"), nil, 20},
+		{"503 with Retry-After", reply(503, "", "Retry-After: 30"), nil, 20},
+		{"429 with Retry-After", reply(429, "", "Retry-After: 120"), nil, 2},
+		{"429 with Retry-After, more", reply(429, "", "Retry-After: 1"), nil, 100},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -178,6 +181,56 @@ func TestKnownUsersNoticeNoJunk(t *testing.T) {
 				c.refuse = tc.refuse
 				c.run(2*time.Minute, tc.rate)
 				c.knownStayIn()
+			})
+		})
+	}
+}
+
+// Known tokens on which the server fails, each time, are those tokens' trouble:
+// however often they come, no other user notices.
+//
+// Catalogue: X13.
+func TestKnownTokensThatFailKeepNobodyElseOut(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		failing http.HandlerFunc
+		tokens  int
+	}{
+		{"500", wait(5*time.Millisecond, reply(500, "")), 1},
+		{"500, five of them", wait(5*time.Millisecond, reply(500, "")), 5},
+		{"bad gateway", reply(502, ""), 2},
+		{"silence", wait(time.Hour, nil), 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCrossing(t, reply(204, ""), phantom.WithMaxTTL(10*time.Second))
+				for i := range tc.tokens {
+					statusOf(c.m, fmt.Sprint("failing-", i))
+				}
+				good := c.good
+				var asked atomic.Int64
+				c.good = func(w http.ResponseWriter, r *http.Request) {
+					if strings.HasPrefix(r.Form.Get("token"), "failing") {
+						asked.Add(1)
+						tc.failing(w, r)
+						return
+					}
+					good(w, r)
+				}
+				for i := range tc.tokens {
+					go func() {
+						for range 2400 { // two minutes
+							go statusOf(c.m, fmt.Sprint("failing-", i))
+							time.Sleep(50 * time.Millisecond)
+						}
+					}()
+				}
+				c.run(2*time.Minute, 1)
+				c.knownStayIn()
+				if in, all := c.freshIn.Load(), c.fresh.Load(); in < all {
+					t.Errorf("%d of %d new users got in", in, all)
+				}
+				time.Sleep(10 * time.Second) // until the last lookup has ended
 			})
 		})
 	}

@@ -44,7 +44,7 @@ type Error struct {
 	// Carried is the rejection that a hook returned ready-made; nil as a rule.
 	Carried error
 
-	// WaitAll: the server asked for the Wait on behalf of all tokens.
+	// WaitAll: the server asked for the Wait on behalf of other tokens too.
 	WaitAll bool
 	// Lasting: the next answer about this token will be no other, as far as one
 	// can tell. It may be remembered like the word "inactive".

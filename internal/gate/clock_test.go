@@ -61,7 +61,7 @@ func allPlaces(t *testing.T, g *gate.Gate, places int) {
 	defer cancel()
 	for i := range places {
 		callers.Go(func() {
-			err := g.Do(ctx, gate.Class(i%2), func(context.Context) error {
+			err := g.Do(ctx, gate.Class(i%2), gate.Token{}, func(context.Context) error {
 				inside.Add(1)
 				<-release
 				return nil
@@ -96,7 +96,7 @@ func (j *jumble) one(t *testing.T, random *rand.Rand) {
 	}
 	took, how := j.step*time.Duration(random.IntN(4)), random.IntN(40)
 	defer func() { _ = recover() }()
-	err := j.gate.Do(ctx, gate.Class(random.IntN(2)), func(ctx context.Context) error {
+	err := j.gate.Do(ctx, gate.Class(random.IntN(2)), gate.Token{}, func(ctx context.Context) error {
 		now := j.under.Add(1)
 		defer j.under.Add(-1)
 		for most := j.most.Load(); now > most && !j.most.CompareAndSwap(most, now); most = j.most.Load() {
@@ -178,7 +178,7 @@ func hold(g *gate.Gate, callers *sync.WaitGroup) (release func()) {
 	callers.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*hung)
 		defer cancel()
-		_ = g.Do(ctx, gate.KnownToken, func(context.Context) error {
+		_ = g.Do(ctx, gate.KnownToken, gate.Token{}, func(context.Context) error {
 			close(begun)
 			<-end
 			return nil
@@ -201,14 +201,14 @@ func TestWhoLeavesAtItsTurnGivesThePlaceToTheNext(t *testing.T) {
 			staying, stop := context.WithTimeout(context.Background(), 2*hung)
 			first, second := false, false
 			callers.Go(func() {
-				err := g.Do(leaving, gate.Class(i%2), func(context.Context) error { first = true; return nil })
+				err := g.Do(leaving, gate.Class(i%2), gate.Token{}, func(context.Context) error { first = true; return nil })
 				if first != (err == nil) || !first && !isNoPlace(err) {
 					t.Errorf("who left was sent: %v, and got: %v", first, err)
 				}
 			})
 			waitUntil(t, "the first waiter", func() bool { return g.Waiting(gate.Class(i%2)) == 1 })
 			callers.Go(func() {
-				err := g.Do(staying, gate.Class(i%2), func(context.Context) error { second = true; return nil })
+				err := g.Do(staying, gate.Class(i%2), gate.Token{}, func(context.Context) error { second = true; return nil })
 				if err != nil {
 					t.Errorf("who stayed got: %v", err)
 				}
@@ -243,7 +243,7 @@ func TestADeadlineAtItsTurnTakesNoPlaceWithIt(t *testing.T) {
 					left := time.Duration(200+20*(i%10)) * time.Microsecond
 					ctx, cancel := context.WithTimeout(context.Background(), left)
 					defer cancel()
-					_ = g.Do(ctx, gate.NewToken, func(context.Context) error { return nil })
+					_ = g.Do(ctx, gate.NewToken, gate.Token{}, func(context.Context) error { return nil })
 				})
 			}
 			time.Sleep(time.Duration(100+i%200) * time.Microsecond)
@@ -264,7 +264,7 @@ func TestOneSlowAnswerTurnsNoLaterOnesAway(t *testing.T) {
 		ask := func(took time.Duration) {
 			ctx, cancel := context.WithTimeout(context.Background(), hung/2)
 			defer cancel()
-			err := g.Do(ctx, gate.NewToken, func(context.Context) error { time.Sleep(took); return nil })
+			err := g.Do(ctx, gate.NewToken, gate.Token{}, func(context.Context) error { time.Sleep(took); return nil })
 			if err != nil {
 				t.Error(err)
 				return
@@ -318,7 +318,7 @@ func checkOrder(t *testing.T, places int, order string) {
 			callers.Go(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), 2*hung)
 				defer cancel()
-				err := g.Do(ctx, gate.Class(class), func(context.Context) error {
+				err := g.Do(ctx, gate.Class(class), gate.Token{}, func(context.Context) error {
 					end := make(chan struct{})
 					mu.Lock()
 					got = append(got, kind)

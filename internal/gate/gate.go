@@ -38,7 +38,7 @@
 // A lane is clear, narrow or closed. A closed lane lets one lookup pass each
 // second, as a probe. A narrow one lets 95 pass a second.
 //
-//	known tokens  closed  after 10 outages in a row of known tokens
+//	known tokens  closed  after outages in a row of 10 different known tokens
 //	new tokens    narrow  after 10 outages of new tokens since the last answer
 //	                      to either class
 //	              closed  after as many, if there was no answer in 10 s, or if
@@ -46,16 +46,22 @@
 //	                      after 10 silences in a row of new tokens, unless a
 //	                      known one was answered in the last 5 s
 //
+// A server may fail on one known token alone, each time. So a known token that
+// has met an outage has a lane of its own as well. It closes after 10 outages
+// of that token, and is gone after an answer to any known token, or when the
+// lane of all known tokens closes.
+//
 // An answer clears the lane of its class, and one to a known token that of new
 // ones too. But it clears a closed lane only if its lookup began after the lane
 // closed: an older one is no news.
 //
 // # Waiting
 //
-// Only 429 and 503 with Retry-After ask all to wait, for 30 s at most.
+// Only 429 and 503 with Retry-After ask others to wait too, for 30 s at most:
+// new tokens, and known ones as well if the server asked it of a known one.
 // Meanwhile about one lookup a second passes, and known tokens may half a
-// second before new ones. Its answer ends the wait: the server has more to give
-// than it said.
+// second before new ones. Its answer ends the wait, and so does any to a known
+// token: the server has more to give than it said.
 package gate
 
 import (
@@ -97,17 +103,17 @@ func New(places int, timeout time.Duration) *Gate {
 	}
 }
 
-// Do runs one lookup, whose context must have a deadline. The error is the
+// Do runs one lookup of the token, whose context must have a deadline. The error is the
 // lookup's or that of a refusal, always a [*failure.Error].
-func (g *Gate) Do(ctx context.Context, class Class, lookup func(context.Context) error) error {
-	if err := g.check(class); err != nil {
+func (g *Gate) Do(ctx context.Context, class Class, token Token, lookup func(context.Context) error) error {
+	if err := g.check(class, token); err != nil {
 		return err
 	}
 	scout, err := g.enter(ctx, class)
 	if err != nil {
 		return err
 	}
-	attempt, err := g.begin(ctx, class, scout)
+	attempt, err := g.begin(ctx, class, token, scout)
 	if err != nil {
 		return err
 	}
@@ -130,11 +136,11 @@ func (g *Gate) Do(ctx context.Context, class Class, lookup func(context.Context)
 }
 
 // check refuses at once what would be refused after a wait.
-func (g *Gate) check(class Class) error {
+func (g *Gate) check(class Class, token Token) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.clock.Now()
-	if f := g.lanes.refusal(class, now); f != nil {
+	if f := g.lanes.refusal(class, token, now); f != nil {
 		return f
 	}
 	if f := g.lanes.squeeze(class, now); f != nil {
@@ -189,6 +195,7 @@ func (g *Gate) giveUp(w *waiter) error {
 // An attempt is a lookup that was sent.
 type attempt struct {
 	class Class
+	token Token
 	order uint64 // among all attempts
 	began clock.Instant
 	short bool // less than half of its time was left
@@ -197,18 +204,19 @@ type attempt struct {
 
 // begin sends a lookup that has a place. The wait may have been long enough for
 // the server to fail.
-func (g *Gate) begin(ctx context.Context, class Class, scout bool) (attempt, error) {
+func (g *Gate) begin(ctx context.Context, class Class, token Token, scout bool) (attempt, error) {
 	deadline, _ := ctx.Deadline()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.clock.Now()
-	if f := g.lanes.refusal(class, now); f != nil {
+	if f := g.lanes.refusal(class, token, now); f != nil {
 		g.queue.leave(class, scout)
 		return attempt{}, f
 	}
 	return attempt{
 		class: class,
-		order: g.lanes.begin(class, now),
+		token: token,
+		order: g.lanes.begin(class, token, now),
 		began: now,
 		short: time.Until(deadline) < g.timeout/2,
 		scout: scout,

@@ -42,6 +42,7 @@ type phase struct {
 	rates       [2]float64 // arrivals a second
 	leave       float64    // the share of callers that leave
 	hasty       float64    // and of those with little time
+	tokens      int        // how many there are
 }
 
 var (
@@ -76,6 +77,7 @@ func (w *world) newPhase() {
 	w.phase = &phase{manners: kind, leave: pick(0, 0, 0.02, 0.3), hasty: pick(0, 0, 0.05, 0.5)}
 	w.phase.least = time.Duration(pick(0.1, 5, 20) * float64(time.Millisecond))
 	w.phase.most = w.phase.least + time.Duration(pick(0, 0, 1, 10, 100, 1500)*float64(time.Millisecond))
+	w.phase.tokens = []int{1, 3, 11, 1000, 1000}[w.random.IntN(5)]
 	w.phase.rates = [2]float64{pick(0.1, 1, 12, 60, 110, 400, 1500), pick(0.1, 2, 12, 50, 200, 1000)}
 	comers := 100 + w.random.IntN(300)
 	switch w.random.IntN(8) {
@@ -203,6 +205,7 @@ func (w *world) newCall(class gate.Class, leave, hasty float64) (*call, context.
 	}
 	left += time.Microsecond / 2
 	c := &call{class: class, deadline: w.now + left, driven: driven{name: len(w.calls) + 1, ends: make(chan ending, 1)}}
+	c.token = 1 + w.random.IntN(w.phase.tokens)
 	ctx, cancel := context.WithDeadline(context.Background(), w.epoch.Add(c.deadline))
 	c.cancel = cancel
 	w.calls = append(w.calls, c)

@@ -34,6 +34,7 @@ type lanes struct {
 	timeout time.Duration // of a lookup
 	begun   uint64        // attempts so far
 	lane    [2]lane
+	failing row // of known tokens, while their lane is not closed
 
 	// Of new tokens, since the last answer to either class.
 	outages         int
@@ -48,9 +49,9 @@ type lanes struct {
 	wait wait
 }
 
-// A lane is the way of one class.
+// A lane is the way of one class, or of one known token.
 type lane struct {
-	outages    int  // in a row; of new tokens: silences
+	outages    int  // in a row; of new tokens: silences; of known ones: tokens that met one
 	closed     bool // one probe at a time
 	closedAt   uint64
 	nextProbe  clock.Instant
@@ -63,12 +64,13 @@ type wait struct {
 	asked      bool
 	askedAt    uint64 // how many attempts had begun
 	nextProbe  clock.Instant
-	unanswered bool // asked of a known token, in place of an answer
+	ofKnown    bool // asked of a known token: it is for all
+	unanswered bool // and in place of an answer
 }
 
 // refusal says why a lookup may not pass now; nil if it may.
-func (l *lanes) refusal(class Class, now clock.Instant) *failure.Error {
-	if l.isWaiting(now) {
+func (l *lanes) refusal(class Class, token Token, now clock.Instant) *failure.Error {
+	if l.mustWait(class, now) {
 		probe := l.wait.nextProbe
 		if class == KnownToken {
 			probe = probe.Add(-knownProbesLead)
@@ -80,13 +82,24 @@ func (l *lanes) refusal(class Class, now clock.Instant) *failure.Error {
 			return f
 		}
 	}
-	own := &l.lane[class]
-	if own.closed && !now.Reached(own.nextProbe) {
-		f := failure.New(failure.Unavailable, "breaker open")
-		f.Unanswered = class == KnownToken && own.unanswered
-		return f
+	for _, own := range l.lanesOf(class, token) {
+		if own.closed && !now.Reached(own.nextProbe) {
+			f := failure.New(failure.Unavailable, "breaker open")
+			f.Unanswered = class == KnownToken && own.unanswered
+			return f
+		}
 	}
 	return nil
+}
+
+// lanesOf returns the lane of the class and, if a known token is failing, its
+// own.
+func (l *lanes) lanesOf(class Class, token Token) []*lane {
+	all := []*lane{&l.lane[class]}
+	if own := l.failing.find(token); class == KnownToken && own != nil {
+		all = append(all, own)
+	}
+	return all
 }
 
 // squeeze says why a new token does not get through the narrow lane; nil if it
@@ -112,18 +125,25 @@ func (l *lanes) squeeze(class Class, now clock.Instant) *failure.Error {
 
 func (l *lanes) isWaiting(now clock.Instant) bool { return l.wait.asked && !now.Reached(l.wait.until) }
 
+// mustWait reports whether the server asked this class to wait.
+func (l *lanes) mustWait(class Class, now clock.Instant) bool {
+	return l.isWaiting(now) && (class == NewToken || l.wait.ofKnown)
+}
+
 func (l *lanes) isNarrow() bool { return l.outages >= outagesToTrouble }
 
 // begin takes note of an attempt, which refusal permitted, and numbers it.
-func (l *lanes) begin(class Class, now clock.Instant) (order uint64) {
-	if l.isWaiting(now) {
+func (l *lanes) begin(class Class, token Token, now clock.Instant) (order uint64) {
+	if l.mustWait(class, now) {
 		l.wait.nextProbe = now.Add(probeInterval)
 		if class == KnownToken {
 			l.wait.nextProbe = l.wait.nextProbe.Add(knownProbesLead) // not two a second
 		}
 	}
-	if own := &l.lane[class]; own.closed {
-		own.nextProbe = now.Add(l.timeout + probeInterval) // also if it never ends
+	for _, own := range l.lanesOf(class, token) {
+		if own.closed {
+			own.nextProbe = now.Add(l.timeout + probeInterval) // also if it never ends
+		}
 	}
 	l.begun++
 	return l.begun
@@ -134,8 +154,8 @@ func (l *lanes) record(a attempt, o outcome, f *failure.Error, now clock.Instant
 	switch o {
 	case untold:
 		// A probe that tells nothing does not delay the next one.
-		if own := &l.lane[a.class]; own.closed && a.order > own.closedAt {
-			own.nextProbe = now.Add(probeInterval)
+		for _, own := range l.lanesOf(a.class, a.token) {
+			own.probed(a, now)
 		}
 	case answer:
 		l.recordAnswer(a, now)
@@ -164,14 +184,22 @@ func (l *lanes) recordAnswer(a attempt, now clock.Instant) {
 func (l *lanes) clear(class Class, a attempt) {
 	if own := &l.lane[class]; !own.closed || a.order > own.closedAt {
 		*own = lane{}
+		if class == KnownToken {
+			l.failing = nil
+		}
 	}
 }
 
 func (l *lanes) recordOutage(a attempt, o outcome, unanswered bool, now clock.Instant) {
 	own := &l.lane[a.class]
 	own.unanswered = unanswered
-	own.outages++
-	if a.class == NewToken {
+	if a.class == KnownToken {
+		if !own.closed {
+			l.recordFailing(a, unanswered, now)
+			own.outages = len(l.failing)
+		}
+	} else {
+		own.outages++
 		l.outages++
 		if l.outages == outagesToTrouble {
 			l.narrow.allowed = 0
@@ -180,11 +208,34 @@ func (l *lanes) recordOutage(a attempt, o outcome, unanswered bool, now clock.In
 			own.outages = 0
 		}
 	}
-	switch {
-	case own.closed && a.order > own.closedAt: // the probe's
-		own.nextProbe = now.Add(probeInterval)
-	case !own.closed && l.isDown(a.class, now):
+	own.probed(a, now)
+	if !own.closed && l.isDown(a.class, now) {
 		own.close(l.begun, now)
+		if a.class == KnownToken {
+			l.failing = nil // all of them wait now
+		}
+	}
+}
+
+// recordFailing takes note of an outage in the lane of a known token.
+func (l *lanes) recordFailing(a attempt, unanswered bool, now clock.Instant) {
+	own := l.failing.find(a.token)
+	if own == nil {
+		own = l.failing.add(a.token)
+	}
+	own.unanswered = unanswered
+	own.outages++
+	own.probed(a, now)
+	if !own.closed && own.outages >= outagesToTrouble {
+		own.close(l.begun, now)
+	}
+}
+
+// probed permits the next probe some time after the end of one, which the
+// attempt is if it began after the lane closed.
+func (own *lane) probed(a attempt, now clock.Instant) {
+	if own.closed && a.order > own.closedAt {
+		own.nextProbe = now.Add(probeInterval)
 	}
 }
 
@@ -213,13 +264,17 @@ func (l *lanes) isProven(now clock.Instant) bool {
 // another lookup, does not undo a longer one.
 func (l *lanes) recordWait(a attempt, f *failure.Error, now clock.Instant) {
 	until := now.Add(min(f.Wait, httpcache.MaxRetryAfter))
-	if !l.isWaiting(now) {
-		l.wait = wait{asked: true, until: until, nextProbe: now.Add(probeInterval)}
-	} else if until.Reached(l.wait.until) {
-		l.wait.until = until
+	if l.isWaiting(now) && !until.Reached(l.wait.until) {
+		until = l.wait.until
 	}
-	l.wait.askedAt = l.begun
-	if a.class == KnownToken { // what new tokens meet says nothing of it
-		l.wait.unanswered = f.Unanswered
+	switch {
+	case !l.isWaiting(now):
+		l.wait = wait{asked: true, nextProbe: now.Add(probeInterval)}
+	case a.class == KnownToken && !l.wait.ofKnown: // it was a probe
+		l.wait.nextProbe = now.Add(probeInterval + knownProbesLead)
+	}
+	l.wait.until, l.wait.askedAt = until, l.begun
+	if a.class == KnownToken { // what new tokens meet tells nothing of it
+		l.wait.ofKnown, l.wait.unanswered = true, f.Unanswered
 	}
 }

@@ -53,7 +53,7 @@ func TestTheGateDoesWhatItPromises(t *testing.T) {
 // A tally is what all histories together contained.
 type tally struct {
 	events, begun, answers, faults, silences, untold, waits, scouts, late, left, full, toldToWait, closed, kept,
-	closedKnown, closedNew atomic.Int64
+	closedAlone, closedKnown, closedNew atomic.Int64
 
 	mu               sync.Mutex
 	expected, spread float64 // of those who came while the lane was narrow and had room
@@ -65,7 +65,7 @@ func (c *tally) rare() map[string]*atomic.Int64 {
 		"answers": &c.answers, "faults": &c.faults, "silences": &c.silences, "attempts that tell nothing": &c.untold,
 		"waits in the queue": &c.waits, "scouts": &c.scouts, "waiters whose time was over": &c.late,
 		"waiters who left": &c.left, "full queues": &c.full, "refusals in a wait": &c.toldToWait,
-		"refusals of a closed lane": &c.closed, "refusals of the narrow lane": &c.kept,
+		"refusals of a closed lane": &c.closed, "refusals of a known token's own lane": &c.closedAlone, "refusals of the narrow lane": &c.kept,
 		"closings for known tokens": &c.closedKnown, "closings for new tokens": &c.closedNew,
 	}
 }
@@ -171,11 +171,13 @@ func (w *world) tell(what string, c *call, more any) {
 	w.tally.events.Add(1)
 	w.story[w.told%len(w.story)] = fmt.Sprintf("%12v %s", w.now, what)
 	if c != nil {
-		w.story[w.told%len(w.story)] += fmt.Sprintf(" #%d %s, deadline %v: %v",
-			c.name, nameOf(c.class), c.deadline, more)
+		w.story[w.told%len(w.story)] += fmt.Sprintf(" #%d %s %d, deadline %v: %v",
+			c.name, nameOf(c.class), c.token, c.deadline, more)
 	}
 	w.told++
 }
+
+func tokenOf(name int) gate.Token { return gate.Token{byte(name), byte(name >> 8), byte(name >> 16)} }
 
 func nameOf(class gate.Class) string {
 	if class == gate.KnownToken {
@@ -227,7 +229,7 @@ func (w *world) do(ctx context.Context, c *call) {
 		}
 		w.enter(e)
 	}()
-	e.err = w.gate.Do(ctx, c.class, func(ctx context.Context) error {
+	e.err = w.gate.Do(ctx, c.class, tokenOf(c.token), func(ctx context.Context) error {
 		w.enter(entry{call: c, isBegin: true})
 		select {
 		case end := <-c.ends:
@@ -288,7 +290,7 @@ func (w *world) arrive(ctx context.Context, c *call) error {
 		}
 	}
 	w.tell("arrives", c, f)
-	if v := r.lanes(c.class, w.now); !v.pass || f != nil && v.permits(f) {
+	if v := r.lanes(c.class, c.token, w.now); !v.pass || f != nil && v.permits(f) {
 		return w.refused(c, f, v)
 	}
 	if c.class == gate.NewToken {
@@ -345,6 +347,9 @@ func (w *world) refused(c *call, f *failure.Error, v verdict) error {
 	switch v.why.Detail {
 	case "breaker open":
 		w.tally.closed.Add(1)
+		if w.ref.closedBy(c.class) == nil {
+			w.tally.closedAlone.Add(1)
+		}
 	case "breaker half open":
 		w.tally.kept.Add(1)
 	default:
@@ -468,7 +473,7 @@ func (w *world) handOn(rest map[*call]entry) error {
 		delete(rest, c)
 		isScout := c.deadline-w.now <= shortest(r.over, c.class) && len(recent(r.over, c.class)) > 0
 		r.leave(c)
-		switch v := r.lanes(c.class, w.now); {
+		switch v := r.lanes(c.class, c.token, w.now); {
 		case e.isBegin:
 			if !v.pass && isClear {
 				return fmt.Errorf("#%d was sent, want %+v", c.name, v.why)
@@ -577,7 +582,9 @@ func (w *world) windDown() error {
 	if n := len(w.ref.underWay) + len(w.ref.waiting[0]) + len(w.ref.waiting[1]); n > 0 {
 		return fmt.Errorf("%d are still there", n)
 	}
-	w.phase = &phase{manners: [2][]manner{{returns}, {returns}}, least: time.Millisecond, most: time.Millisecond}
+	w.phase = &phase{
+		manners: [2][]manner{{returns}, {returns}}, least: time.Millisecond, most: time.Millisecond, tokens: 1000,
+	}
 	c, ctx := w.newCall(gate.KnownToken, 0, 0)
 	if err := w.arrive(ctx, c); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +20,7 @@ type server struct {
 	timeout time.Duration
 	epoch   time.Time
 	callers sync.WaitGroup
+	tokens  atomic.Int64 // that came
 
 	mu      sync.Mutex
 	answer  func(ctx context.Context, class gate.Class) error
@@ -42,12 +44,15 @@ func (s *server) will(answer func(context.Context, gate.Class) error) {
 	s.answer = answer
 }
 
+// nextToken returns one that no lookup had.
+func (s *server) nextToken() gate.Token { return tokenOf(int(s.tokens.Add(1))) }
+
 // ask has one lookup come.
 func (s *server) ask(class gate.Class) error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
 	came, isSent := time.Since(s.epoch), false
-	err := s.gate.Do(ctx, class, func(ctx context.Context) error {
+	err := s.gate.Do(ctx, class, s.nextToken(), func(ctx context.Context) error {
 		s.mu.Lock()
 		isSent = true
 		s.reached[class] = append(s.reached[class], time.Since(s.epoch))
@@ -268,7 +273,7 @@ func TestAboutOneLookupASecondPassesWhileTheServerAsksToWait(t *testing.T) {
 }
 
 // A single 429 among good answers keeps out no more than a second's worth of
-// lookups.
+// lookups; of known tokens none, if a new one got it.
 func TestOneRequestToWaitCostsASecond(t *testing.T) {
 	for _, class := range []gate.Class{gate.NewToken, gate.KnownToken} {
 		synctest.Test(t, func(t *testing.T) {
@@ -282,9 +287,10 @@ func TestOneRequestToWaitCostsASecond(t *testing.T) {
 			synctest.Wait()
 			s.will(after(10*time.Millisecond, nil))
 			s.callers.Wait()
-			for class, refused := range s.refused {
-				if len(refused) == 0 || len(refused) > 204 {
-					t.Errorf("%d lookups of class %d were refused", len(refused), class)
+			for held, refused := range s.refused {
+				isHeld := gate.Class(held) == gate.NewToken || class == gate.KnownToken
+				if isHeld != (len(refused) > 0) || len(refused) > 204 {
+					t.Errorf("asked of class %d: %d lookups of class %d were refused", class, len(refused), held)
 				}
 			}
 		})
@@ -315,8 +321,7 @@ func TestNewTokensGetAboutAQuarterWhileKnownOnesWantAll(t *testing.T) {
 	}
 }
 
-// What happens to new tokens, short of a request to wait, keeps no known one
-// out, who comes in his turn: known tokens come ten times a second, and each of
+// What happens to new tokens keeps no known one out, who comes in his turn: known tokens come ten times a second, and each of
 // them is answered.
 func TestNothingThatHappensToNewTokensKeepsAKnownOneOut(t *testing.T) {
 	for _, test := range []struct {
@@ -329,6 +334,8 @@ func TestNothingThatHappensToNewTokensKeepsAKnownOneOut(t *testing.T) {
 		{"silence", after(time.Hour, nil)},
 		{"500 after 2.9 s", after(2900*time.Millisecond, internalError)},
 		{"panic", func(context.Context, gate.Class) error { panic("a hook") }},
+		{"429 with Retry-After", after(5*time.Millisecond, tooManyOnes)},
+		{"503 with Retry-After", after(5*time.Millisecond, notNow)},
 	} {
 		for _, rate := range []int{10, 100, 1000 / scale} {
 			t.Run(fmt.Sprint(test.name, " ", rate), func(t *testing.T) {
@@ -453,6 +460,47 @@ func TestASlowFirstAnswerKeepsNobodyOut(t *testing.T) {
 	}
 }
 
+// Nine known tokens that the server fails on, each time, keep out no other; each
+// of them is held back to a probe a second. With the tenth, it is the server.
+func TestAKnownTokenThatFailsAloneIsHeldBackAlone(t *testing.T) {
+	for _, test := range []struct {
+		failing int
+		isDown  bool
+	}{{1, false}, {9, false}, {10, true}} {
+		synctest.Test(t, func(t *testing.T) {
+			g := gate.New(64, 3*time.Second)
+			var sent [10]int
+			ask := func(token int, failed error) error {
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				return g.Do(ctx, gate.KnownToken, tokenOf(token), func(context.Context) error {
+					if failed != nil {
+						sent[token]++
+					}
+					return failed
+				})
+			}
+			for range 245 { // 4.9 s
+				for token := range test.failing {
+					err := ask(token, internalError)
+					if f, _ := err.(*failure.Error); f == nil || !f.Unanswered {
+						t.Fatalf("a failing token: %+v", err)
+					}
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			if err := ask(100, nil); (err != nil) != test.isDown {
+				t.Errorf("%d fail, and another gets %v", test.failing, err)
+			}
+			for token, n := range sent[:test.failing] {
+				if n > 15 || !test.isDown && n < 14 {
+					t.Errorf("of %d, token %d was asked about %d times in 5 s", test.failing, token, n)
+				}
+			}
+		})
+	}
+}
+
 // A probe that ran out of what little time it had tells nothing, and the next
 // one comes as soon as after any other.
 func TestAProbeThatTellsNothingDoesNotDelayTheNextOne(t *testing.T) {
@@ -466,7 +514,9 @@ func TestAProbeThatTellsNothingDoesNotDelayTheNextOne(t *testing.T) {
 		// The probe waited in the queue: 100 ms are left, in which it hears nothing.
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		s.gate.Do(ctx, gate.KnownToken, func(ctx context.Context) error { return after(time.Hour, nil)(ctx, gate.KnownToken) })
+		s.gate.Do(ctx, gate.KnownToken, s.nextToken(), func(ctx context.Context) error {
+			return after(time.Hour, nil)(ctx, gate.KnownToken)
+		})
 		// The server is back, and one probe interval passes.
 		s.will(after(time.Millisecond, nil))
 		time.Sleep(time.Second)

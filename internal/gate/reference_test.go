@@ -36,6 +36,7 @@ type moment struct {
 // A call is one lookup that came to the gate.
 type call struct {
 	class    gate.Class
+	token    int
 	came     moment
 	deadline time.Duration
 	isLeft   bool // by its caller, before the deadline
@@ -66,16 +67,19 @@ type crossing struct {
 	passed bool
 }
 
-// A closing is the moment at which a lane closed.
+// A closing is the moment at which a lane closed: that of a class or, with a
+// token, that of a known token.
 type closing struct {
 	moment
 	class gate.Class
+	token int
 }
 
 // An asking is the end of a lookup by which the server asked all to wait.
 type asking struct {
 	moment
 	begin    moment // of the wait: the first asking that is not over
+	forAll   moment // the first of a known token since then
 	until    time.Duration
 	bridging bool // a known token got it in place of an answer
 }
@@ -125,21 +129,51 @@ func (r *reference) newOutages() (outages []*call) {
 	return outages
 }
 
-// inARow counts the outages that a class has had in a row; of new tokens, the
-// silences.
-func (r *reference) inARow(class gate.Class) (n int) {
+// silencesInARow counts those that new tokens have had.
+func (r *reference) silencesInARow() (n int) {
 	for _, c := range slices.Backward(r.over) {
 		switch {
-		case c.outcome == answer && (c.class == class || class == gate.NewToken):
+		case c.outcome == answer:
 			return n
-		case c.class != class || c.outcome == untold:
-		case c.outcome == fault && class == gate.NewToken:
+		case c.class == gate.KnownToken || c.outcome == untold:
+		case c.outcome == fault:
 			return n
 		default:
 			n++
 		}
 	}
 	return n
+}
+
+// failing are the outages of known tokens since the last answer to one, the
+// first in front.
+func (r *reference) failing() (outages []*call) {
+	for _, c := range slices.Backward(r.over) {
+		switch {
+		case c.class != gate.KnownToken || c.outcome == untold:
+		case c.outcome == answer:
+			slices.Reverse(outages)
+			return outages
+		default:
+			outages = append(outages, c)
+		}
+	}
+	slices.Reverse(outages)
+	return outages
+}
+
+// closedAlone returns the closing of a known token's own lane; nil if that is
+// not closed.
+func (r *reference) closedAlone(token int) *closing {
+	n := 0
+	for _, c := range r.failing() {
+		if c.token == token {
+			if n++; n == 10 {
+				return &closing{c.ended, gate.KnownToken, token}
+			}
+		}
+	}
+	return nil
 }
 
 // closedBy returns the closing since which no attempt that began later cleared
@@ -186,7 +220,7 @@ func (r *reference) end(c *call, now time.Duration, f *failure.Error, panicked b
 		return
 	}
 	if r.closedBy(c.class) == nil && r.isDown(c.class, now) {
-		r.closings = append(r.closings, closing{r.moment(now), c.class})
+		r.closings = append(r.closings, closing{moment: r.moment(now), class: c.class})
 	}
 	if f != nil && f.WaitAll {
 		r.ask(c, now)
@@ -196,14 +230,18 @@ func (r *reference) end(c *call, now time.Duration, f *failure.Error, panicked b
 // isDown reports whether an outage closes the lane of its class.
 func (r *reference) isDown(class gate.Class, now time.Duration) bool {
 	if class == gate.KnownToken {
-		return r.inARow(class) >= 10
+		tokens := map[int]bool{}
+		for _, c := range r.failing() {
+			tokens[c.token] = true
+		}
+		return len(tokens) >= 10
 	}
 	known, either := r.lastAnswer(gate.KnownToken), r.lastAnswer(gate.KnownToken, gate.NewToken)
 	// What says that the server is there says nothing once ten known tokens in a
 	// row were not answered.
 	isProven := known.seq > 0 && now < known.at+5*time.Second && r.closedBy(gate.KnownToken) == nil
 	isRecent := either.seq > 0 && now < either.at+10*time.Second
-	return r.inARow(class) >= 10 && !isProven || len(r.newOutages()) >= 10 && !isRecent
+	return r.silencesInARow() >= 10 && !isProven || len(r.newOutages()) >= 10 && !isRecent
 }
 
 func (r *reference) ask(c *call, now time.Duration) {
@@ -211,7 +249,10 @@ func (r *reference) ask(c *call, now time.Duration) {
 	a.begin = a.moment
 	a.bridging = c.class == gate.KnownToken && c.failure.Unanswered
 	if current := r.wait(now); current != nil {
-		a.begin, a.until = current.begin, max(a.until, current.until)
+		a.begin, a.forAll, a.until = current.begin, current.forAll, max(a.until, current.until)
+	}
+	if c.class == gate.KnownToken && a.forAll.seq == 0 {
+		a.forAll = a.moment
 	}
 	r.askings = append(r.askings, a)
 }
@@ -240,12 +281,23 @@ func (r *reference) wait(now time.Duration) *asking {
 // nextInWait is when the next lookup may pass while the server asks to wait.
 func (r *reference) nextInWait(class gate.Class, wait *asking) time.Duration {
 	next := wait.begin.at + time.Second
-	if n := len(r.begun); n > 0 && r.begun[n-1].began.seq > wait.begin.seq {
-		last := r.begun[n-1]
-		next = last.began.at + time.Second
-		if last.class == gate.KnownToken {
-			next += time.Second / 2
+	if wait.forAll.seq > wait.begin.seq { // that was asked of a known token's probe
+		next = wait.forAll.at + time.Second + time.Second/2
+	}
+	for _, last := range slices.Backward(r.begun) {
+		if last.began.seq < wait.begin.seq {
+			break
 		}
+		isForAll := wait.forAll.seq > 0 && last.began.seq > wait.forAll.seq
+		switch {
+		case isForAll && last.class == gate.KnownToken:
+			next = last.began.at + time.Second + time.Second/2
+		case isForAll || last.class == gate.NewToken && wait.forAll.seq <= wait.begin.seq:
+			next = last.began.at + time.Second
+		default:
+			continue
+		}
+		break
 	}
 	if class == gate.KnownToken {
 		next -= time.Second / 2
@@ -253,10 +305,15 @@ func (r *reference) nextInWait(class gate.Class, wait *asking) time.Duration {
 	return next
 }
 
+// isHeld reports whether the wait is for the class.
+func (a *asking) isHeld(class gate.Class) bool { return class == gate.NewToken || a.forAll.seq > 0 }
+
 // nextProbe is when the next lookup may pass, and when it must, since the lane
 // closed.
 func (r *reference) nextProbe(c *closing) (may, must time.Duration) {
-	isProbe := func(a *call) bool { return a.class == c.class && a.began.seq > c.seq }
+	isProbe := func(a *call) bool {
+		return a.class == c.class && a.began.seq > c.seq && (c.token == 0 || a.token == c.token)
+	}
 	last := c.moment
 	may, must = c.at+time.Second, c.at+time.Second
 	for _, a := range slices.Backward(r.begun) {
@@ -285,9 +342,9 @@ func (r *reference) nextProbe(c *closing) (may, must time.Duration) {
 }
 
 // lanes says whether a lookup of the class may be sent now.
-func (r *reference) lanes(class gate.Class, now time.Duration) verdict {
+func (r *reference) lanes(class gate.Class, token int, now time.Duration) verdict {
 	isKnown := class == gate.KnownToken
-	if wait := r.wait(now); wait != nil && now < r.nextInWait(class, wait) {
+	if wait := r.wait(now); wait != nil && wait.isHeld(class) && now < r.nextInWait(class, wait) {
 		left := min(max(wait.until-now, time.Second), 30*time.Second)
 		v := verdict{refuse: true, why: failure.Error{Detail: "the authorization server asked to wait", Wait: left}}
 		v.why.Unanswered = isKnown && wait.bridging
@@ -297,13 +354,16 @@ func (r *reference) lanes(class gate.Class, now time.Duration) verdict {
 		return v
 	}
 	closed := r.closedBy(class)
+	if closed == nil && isKnown {
+		closed = r.closedAlone(token)
+	}
 	if closed == nil {
 		return passes
 	}
 	may, must := r.nextProbe(closed)
 	v := verdict{pass: now >= may, refuse: now < must, why: failure.Error{Detail: "breaker open"}}
 	for _, c := range slices.Backward(r.over) {
-		if c.class == class && c.isOutage() {
+		if c.class == class && c.isOutage() && (closed.token == 0 || c.token == token) {
 			v.why.Unanswered = isKnown && c.failure != nil && c.failure.Unanswered
 			break
 		}
@@ -366,7 +426,7 @@ func (r *reference) cross(now time.Duration, passed bool) {
 		}
 	}
 	if out > 2*in+20 {
-		r.closings = append(r.closings, closing{r.moment(now), gate.NewToken})
+		r.closings = append(r.closings, closing{moment: r.moment(now), class: gate.NewToken})
 	}
 }
 
