@@ -33,12 +33,11 @@ func newMemory(c *config) *memory {
 		negativeTTL: c.negativeTTL,
 	}
 	_, _ = rand.Read(m.secret[:]) // never fails
-	size := c.cacheSize
-	if c.maxTTL == 0 {
-		size = 0
+	if c.maxTTL == 0 { // then the cache has tombstones alone
+		m.negativeTTL = 0
 	}
 	m.tokens = cache.New(cache.Config[*Token]{
-		Size: size, RefreshAhead: c.refreshAhead, Stale: c.staleIfError, Retired: (*Token).isRetired,
+		Size: c.cacheSize, RefreshAhead: c.refreshAhead, Stale: c.staleIfError, Retired: (*Token).isRetired,
 	})
 	return m
 }

@@ -185,7 +185,9 @@ func WithLeeway(d time.Duration) Option {
 
 // WithCacheSize bounds how many verified tokens are remembered, and separately
 // how many inactive ones. Default: 10,000. 0 turns caching off, not coalescing;
-// a negative size is refused.
+// a negative size is refused. Without a cache no token is known, so junk that
+// the authorization server fails on can keep out users: if that can happen, and
+// nothing may be cached, set [WithMaxTTL] to 0 instead.
 func WithCacheSize(n int) Option {
 	return with("WithCacheSize", func(c *config) { c.cacheSize = n })
 }
@@ -195,7 +197,8 @@ func WithCacheSize(n int) Option {
 // authorization server began to call its token inactive is refused, unless
 // [WithStaleIfError] permits more. Default: 60 s. A token is never remembered
 // beyond its exp, the answer's exp, or the max-age that the server gave. 0
-// turns caching off; a negative duration is refused.
+// turns caching off, of inactive tokens too: it is only remembered which tokens
+// were good, so that they go before others. A negative duration is refused.
 func WithMaxTTL(d time.Duration) Option {
 	return with("WithMaxTTL", func(c *config) { c.maxTTL = d })
 }

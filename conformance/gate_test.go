@@ -186,6 +186,27 @@ func TestKnownUsersNoticeNoJunk(t *testing.T) {
 	}
 }
 
+// With a cap of 0 nothing is remembered of a token but that it was good, so its
+// user stays a known one.
+//
+// Catalogue: X1, X2, C222.
+func TestKnownUsersNoticeNoJunkWithoutACap(t *testing.T) {
+	for name, junk := range map[string]http.HandlerFunc{
+		"500": wait(5*time.Millisecond, reply(500, "")), "silence": wait(time.Hour, nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCrossing(t, junk, phantom.WithMaxTTL(0))
+				c.run(2*time.Minute, 20)
+				c.knownStayIn()
+				if asked := c.as.calls.Load(); asked < 3000 {
+					t.Errorf("asked %d times about 3000 requests: something was remembered", asked)
+				}
+			})
+		})
+	}
+}
+
 // Known tokens on which the server fails, each time, are those tokens' trouble:
 // however often they come, no other user notices.
 //
