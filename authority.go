@@ -80,7 +80,7 @@ func (a *authority) useIntrospection(c *config, up *upstream.Client, metadata *i
 		return
 	}
 	client := &introspection.Client{
-		Endpoint:     a.endpoint(c.endpoint, metadata.IntrospectionEndpoint),
+		Endpoint:     a.endpoint(c.endpoint, metadata, issuer.IntrospectionEndpoint),
 		Upstream:     up,
 		Authenticate: forIssuer(c.auth, c.issuer).Authenticate,
 		Format:       c.format(),
@@ -99,7 +99,7 @@ func (a *authority) useKeys(c *config, published issuer.Config, metadata *issuer
 	}
 	jwksURL := fixedURL(c.jwksURL)
 	if c.jwksURL == "" {
-		jwksURL = metadata.JWKSURL
+		jwksURL = metadata.Endpoint(issuer.JWKSURI)
 	}
 	keys := issuer.NewKeys(published, jwksURL)
 	a.verifySignature = func(ctx context.Context, _ string, msg *jose.Message) (*issuer.Key, error) {
@@ -125,7 +125,7 @@ func (a *authority) useSource(c *config, up *upstream.Client, metadata *issuer.M
 		}
 	case c.given["WithTokenExchange"]:
 		a.supply = exchangeWith(&exchange.Client{
-			Endpoint:     a.endpoint(c.exchangeEndpoint, metadata.TokenEndpoint),
+			Endpoint:     a.endpoint(c.exchangeEndpoint, metadata, issuer.TokenEndpoint),
 			Upstream:     up,
 			Authenticate: forIssuer(c.auth, c.issuer).Authenticate,
 			Form:         c.exchangeForm,
@@ -136,11 +136,12 @@ func (a *authority) useSource(c *config, up *upstream.Client, metadata *issuer.M
 // endpoint returns the URL function for an endpoint: the configured one, or the
 // one in the metadata, which Warm then fetches.
 func (a *authority) endpoint(
-	configured string, discovered func(context.Context) (string, error),
+	configured string, metadata *issuer.Metadata, name string,
 ) func(context.Context) (string, error) {
 	if configured != "" {
 		return fixedURL(configured)
 	}
+	discovered := metadata.Endpoint(name)
 	a.warm = append(a.warm, func(ctx context.Context) error {
 		_, err := discovered(ctx)
 		return err

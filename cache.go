@@ -33,7 +33,7 @@ func newMemory(c *config) *memory {
 		negativeTTL: c.negativeTTL,
 	}
 	_, _ = rand.Read(m.secret[:]) // never fails
-	if c.maxTTL == 0 { // then the cache has tombstones alone
+	if c.maxTTL == 0 {            // then the cache has tombstones alone
 		m.negativeTTL = 0
 	}
 	m.tokens = cache.New(cache.Config[*Token]{

@@ -52,6 +52,10 @@ func notMetadatas(iss string) [][]notMetadata {
 			{"another issuer", json(metadataOf("https://evil.test", nil)), code502A, "metadata: issuer differs from the configured one"},
 		},
 		{
+			{"no key set", of(map[string]any{"jwks_uri": nil}), code502A, "metadata: no jwks_uri"},
+			{"no endpoint", of(map[string]any{"introspection_endpoint": nil}), code502A, "metadata: no introspection_endpoint"},
+		},
+		{
 			{"429", answer(429, "", ""), code503A, "metadata: status 429"},
 			{"500", answer(500, "text/html", "<html>"), code503A, "metadata: status 500"},
 			{"503, compressed", zipped(503), code503A, "metadata: status 503"},

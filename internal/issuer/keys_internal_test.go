@@ -55,10 +55,10 @@ func TestUnavailableLastsUntilTheNextAttempt(t *testing.T) {
 		class failure.Class
 	}{
 		{"key set", func(h *host) *Keys { return NewKeys(h.config(), fixed) }, failure.NoKeys},
-		{"metadata", func(h *host) *Keys { return NewKeys(h.config(), NewMetadata(h.config()).JWKSURL) }, failure.NoKeys},
+		{"metadata", func(h *host) *Keys { return NewKeys(h.config(), NewMetadata(h.config()).Endpoint(JWKSURI)) }, failure.NoKeys},
 		{"no metadata", func(h *host) *Keys {
 			h.status = http.StatusNotFound
-			return NewKeys(h.config(), NewMetadata(h.config()).JWKSURL)
+			return NewKeys(h.config(), NewMetadata(h.config()).Endpoint(JWKSURI))
 		}, failure.Protocol},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

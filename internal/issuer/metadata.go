@@ -48,6 +48,7 @@ type Metadata struct {
 	// pinned says that the introspection endpoint or the token endpoint gets
 	// credentials. They must not follow it to another host.
 	pinned atomic.Bool
+	needs  []string // the endpoints that the metadata must name
 }
 
 // endpoints holds what is used of the metadata (RFC 8414 section 2).
@@ -64,6 +65,24 @@ func (e *endpoints) moved(before *endpoints) string {
 	return ""
 }
 
+// The names of the endpoints.
+const (
+	IntrospectionEndpoint = "introspection_endpoint"
+	TokenEndpoint         = "token_endpoint"
+	JWKSURI               = "jwks_uri"
+)
+
+// of returns the endpoint of that name, or "".
+func (e *endpoints) of(name string) string {
+	switch name {
+	case JWKSURI:
+		return e.jwks
+	case TokenEndpoint:
+		return e.token
+	}
+	return e.introspection
+}
+
 // maxMetadataSize bounds the metadata's document, in bytes.
 const maxMetadataSize = 256 << 10
 
@@ -77,7 +96,7 @@ func NewMetadata(c Config) *Metadata {
 		}
 		worst := &unusable{}
 		for i, target := range urls {
-			found, maxAge, why := tryURL(ctx, c, target, old)
+			found, maxAge, why := tryURL(ctx, c, target, m.needs, old)
 			if why == nil {
 				return found, maxAge, nil
 			}
@@ -118,18 +137,21 @@ const (
 	notMetadata        // too large, compressed, not strict JSON, or without an issuer
 	wrongField         // an endpoint that must not be believed
 	wrongIssuer
+	noEndpoint // one that is needed
 	outage
 )
 
 // tryURL gets the metadata at one URL, which may be another application's. If
 // old is not nil, the endpoints that get credentials must be at the same hosts
 // still.
-func tryURL(ctx context.Context, c Config, target string, old *endpoints) (*endpoints, time.Duration, *unusable) {
+func tryURL(
+	ctx context.Context, c Config, target string, needs []string, old *endpoints,
+) (*endpoints, time.Duration, *unusable) {
 	body, maxAge, err := c.Upstream.GetDocument(ctx, target, "application/json", maxMetadataSize)
 	if err != nil {
 		return nil, 0, noMetadata(err)
 	}
-	found, why := readMetadata(body, c)
+	found, why := readMetadata(body, c, needs)
 	if why == nil && old != nil {
 		if name := found.moved(old); name != "" {
 			why = &unusable{wrongField, metadataFault("the " + name + " moved to another host")}
@@ -181,7 +203,7 @@ func wellKnown(issuer string) []string {
 
 // readMetadata reads the document. Its issuer must be identical to the
 // configured one (RFC 8414 section 3.3).
-func readMetadata(body []byte, c Config) (*endpoints, *unusable) {
+func readMetadata(body []byte, c Config, needs []string) (*endpoints, *unusable) {
 	members, err := jose.ParseObject(body)
 	if err != nil {
 		return nil, &unusable{notMetadata, metadataFault("not strict JSON")}
@@ -205,11 +227,11 @@ func readMetadata(body []byte, c Config) (*endpoints, *unusable) {
 		name string
 		to   *string
 	}{
-		{members, "introspection_endpoint", &found.introspection},
-		{aliases, "introspection_endpoint", &found.introspection},
-		{members, "token_endpoint", &found.token},
-		{aliases, "token_endpoint", &found.token},
-		{members, "jwks_uri", &found.jwks},
+		{members, IntrospectionEndpoint, &found.introspection},
+		{aliases, IntrospectionEndpoint, &found.introspection},
+		{members, TokenEndpoint, &found.token},
+		{aliases, TokenEndpoint, &found.token},
+		{members, JWKSURI, &found.jwks},
 	} {
 		v := endpoint.in.Get(endpoint.name)
 		if !v.Exists() || v.IsNull() {
@@ -220,6 +242,11 @@ func readMetadata(body []byte, c Config) (*endpoints, *unusable) {
 			return nil, &unusable{wrongField, metadataFault(endpoint.name + " is not an absolute https URL")}
 		}
 		*endpoint.to = text
+	}
+	for _, needed := range needs {
+		if found.of(needed) == "" {
+			return nil, &unusable{noEndpoint, metadataFault("no " + needed)}
+		}
 	}
 	return found, nil
 }
@@ -248,32 +275,24 @@ func sameOrigin(before, after string) bool {
 	return before == "" || err1 == nil && err2 == nil && from.Scheme == to.Scheme && from.Host == to.Host
 }
 
-// IntrospectionEndpoint returns the introspection_endpoint. After the first
-// call it may not move to another host.
-func (m *Metadata) IntrospectionEndpoint(ctx context.Context) (string, error) {
-	m.pinned.Store(true)
-	return m.endpoint(ctx, "introspection_endpoint", func(e *endpoints) string { return e.introspection })
+// Endpoint returns the function that finds the endpoint of that name. Metadata
+// that do not name it count as unusable, so Endpoint must not be called any more
+// once they are in use. An endpoint that gets credentials may not move to
+// another host after the first call.
+func (m *Metadata) Endpoint(name string) func(context.Context) (string, error) {
+	m.needs = append(m.needs, name)
+	return func(ctx context.Context) (string, error) {
+		if name != JWKSURI {
+			m.pinned.Store(true)
+		}
+		return m.endpoint(ctx, name)
+	}
 }
 
-// TokenEndpoint returns the token_endpoint. After the first call it may not move
-// to another host.
-func (m *Metadata) TokenEndpoint(ctx context.Context) (string, error) {
-	m.pinned.Store(true)
-	return m.endpoint(ctx, "token_endpoint", func(e *endpoints) string { return e.token })
-}
-
-// JWKSURL returns the jwks_uri.
-func (m *Metadata) JWKSURL(ctx context.Context) (string, error) {
-	return m.endpoint(ctx, "jwks_uri", func(e *endpoints) string { return e.jwks })
-}
-
-func (m *Metadata) endpoint(ctx context.Context, name string, of func(*endpoints) string) (string, error) {
+func (m *Metadata) endpoint(ctx context.Context, name string) (string, error) {
 	s, err := m.get(ctx)
 	if err != nil {
 		return "", failure.From(err, failure.Unavailable, "metadata")
 	}
-	if of(s.value) == "" {
-		return "", metadataFault("no " + name)
-	}
-	return of(s.value), nil
+	return s.value.of(name), nil
 }
