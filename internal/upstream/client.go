@@ -37,9 +37,9 @@ func New(transport http.RoundTripper, connections int) *Client {
 // Send sends the request that prepare makes. If the connection fails before the
 // first byte of an answer, Send prepares and sends another request, once: the
 // server may have closed the connection while it was idle. Send does not retry
-// after a timeout or an untrusted certificate, and never repeats a request that
-// got an HTTP answer, of any status. The error is prepare's or a
-// [*failure.Error].
+// after a timeout or an untrusted certificate. Of the requests that got an HTTP
+// answer it repeats only one kind, in the same way: a 408 on a connection that
+// had been idle. The error is prepare's or a [*failure.Error].
 func (c *Client) Send(
 	ctx context.Context, prepare func(context.Context) (*http.Request, error),
 ) (*http.Response, error) {
