@@ -2,18 +2,9 @@ package phantomtest
 
 import (
 	"encoding/json"
-	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
-	"time"
-)
-
-const (
-	mediaTypeJWT  = "application/jwt"
-	mediaTypeJSON = "application/json"
 )
 
 // routes registers the endpoints below path, which has no slash at its end.
@@ -30,118 +21,6 @@ func (s *AuthorizationServer) routes(path string) {
 	if path != "" {
 		s.mux.HandleFunc("GET "+path+"/.well-known/openid-configuration", s.metadata)
 	}
-}
-
-// introspect is RFC 7662.
-func (s *AuthorizationServer) introspect(w http.ResponseWriter, r *http.Request) {
-	delay, status := s.arrive()
-	if delay > 0 {
-		timer := time.NewTimer(delay)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-r.Context().Done():
-			return
-		}
-	}
-	if status != 0 {
-		w.WriteHeader(status)
-		return
-	}
-	if _, ok := s.authenticate(w, r); !ok {
-		return
-	}
-	token := r.PostFormValue("token")
-	if token == "" {
-		writeError(w, http.StatusBadRequest, "invalid_request")
-		return
-	}
-
-	g, active := s.lookup(token)
-	// Keycloak and others compare the whole header with one media type.
-	wantsJWT := slices.Equal(r.Header.Values("Accept"), []string{mediaTypeJWT})
-	if s.dialect.member == "" && wantsJWT {
-		s.answerJWT(w, g, active)
-		return
-	}
-	s.answerJSON(w, g, active, wantsJWT)
-}
-
-// arrive counts an introspection. It returns how long the answer takes and, if
-// it fails, with which status.
-func (s *AuthorizationServer) arrive() (delay time.Duration, status int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.introspections++
-	if s.failures > 0 {
-		s.failures--
-		status = s.failStatus
-	}
-	return s.delay, status
-}
-
-func (s *AuthorizationServer) answerJWT(w http.ResponseWriter, g grant, active bool) {
-	if !active || g.refresh {
-		w.Header().Set("Cache-Control", "no-store")
-		w.WriteHeader(http.StatusNoContent)
-		return
-	}
-	w.Header().Set("Content-Type", mediaTypeJWT)
-	if !g.expiry.IsZero() {
-		w.Header().Set("Cache-Control", fmt.Sprintf("max-age=%d", time.Until(g.expiry)/time.Second))
-	}
-	_, _ = io.WriteString(w, s.sign(g))
-}
-
-func (s *AuthorizationServer) answerJSON(w http.ResponseWriter, g grant, active, wantsJWT bool) {
-	if !active {
-		writeJSON(w, http.StatusOK, map[string]bool{"active": false})
-		return
-	}
-	answer := make(map[string]any)
-	var claims map[string]json.RawMessage // keeps numbers as they are
-	if err := json.Unmarshal(g.payload, &claims); err != nil {
-		panic(err) // it was made by json.Marshal
-	}
-	for name, value := range claims {
-		answer[name] = value
-	}
-	answer["active"] = true
-	answer["token_type"] = "Bearer"
-	if client, ok := claims[s.dialect.clientClaim]; ok {
-		answer["client_id"] = client
-	}
-	if s.dialect.member != "" && !g.refresh && (wantsJWT || !s.dialect.onRequest) {
-		answer[s.dialect.member] = s.sign(g)
-	}
-	writeJSON(w, http.StatusOK, answer)
-}
-
-// token is RFC 6749 section 4.4.
-func (s *AuthorizationServer) token(w http.ResponseWriter, r *http.Request) {
-	id, ok := s.authenticate(w, r)
-	if !ok {
-		return
-	}
-	if r.PostFormValue("grant_type") != "client_credentials" {
-		writeError(w, http.StatusBadRequest, "unsupported_grant_type")
-		return
-	}
-	scope := r.PostFormValue("scope")
-	if scope == "" {
-		scope = defaultScope
-	}
-	writeJSON(w, http.StatusOK, struct {
-		AccessToken string `json:"access_token"`
-		TokenType   string `json:"token_type"`
-		ExpiresIn   int    `json:"expires_in"`
-		Scope       string `json:"scope"`
-	}{
-		AccessToken: s.Issue(map[string]any{"sub": id, s.dialect.clientClaim: id, "scope": scope}),
-		TokenType:   "Bearer",
-		ExpiresIn:   int(lifetime / time.Second),
-		Scope:       scope,
-	})
 }
 
 // revoke is RFC 7009.
@@ -168,7 +47,7 @@ func (s *AuthorizationServer) jwks(w http.ResponseWriter, _ *http.Request) {
 // metadata is RFC 8414.
 func (s *AuthorizationServer) metadata(w http.ResponseWriter, _ *http.Request) {
 	methods := []string{"client_secret_basic", "client_secret_post"}
-	writeJSON(w, http.StatusOK, map[string]any{
+	metadata := map[string]any{
 		"issuer":                                s.issuer,
 		"token_endpoint":                        s.base + "/token",
 		"token_endpoint_auth_methods_supported": methods,
@@ -177,9 +56,13 @@ func (s *AuthorizationServer) metadata(w http.ResponseWriter, _ *http.Request) {
 		"revocation_endpoint":                           s.base + "/revoke",
 		"revocation_endpoint_auth_methods_supported":    methods,
 		"jwks_uri":                 s.base + "/jwks",
-		"grant_types_supported":    []string{"client_credentials"},
+		"grant_types_supported":    []string{grantClientCredentials, grantTokenExchange},
 		"response_types_supported": []string{},
-	})
+	}
+	if s.signed {
+		metadata["introspection_signing_alg_values_supported"] = []string{algorithm} // RFC 9701 section 7
+	}
+	writeJSON(w, http.StatusOK, metadata)
 }
 
 // authenticate returns the identifier of the client that sends r, or answers
@@ -214,12 +97,19 @@ func writeError(w http.ResponseWriter, status int, code string) {
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	body, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // everything here is strings, numbers and JSON
-	}
+	body := mustMarshal(v)
 	w.Header().Set("Content-Type", mediaTypeJSON)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
+}
+
+// mustMarshal writes v as JSON. What cannot be written was given by the test:
+// as a claim or by a function of WithAnswer.
+func mustMarshal(v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic("phantomtest: " + err.Error())
+	}
+	return data
 }

@@ -9,10 +9,14 @@ import (
 	"encoding/json"
 )
 
+// algorithm is the one that all signatures here are made with: its keys take
+// next to no time to make.
+const algorithm = "ES256"
+
 // coordinate is the size of a number in a P-256 key or signature.
 const coordinate = 32
 
-// A signingKey signs with ES256, whose keys take next to no time to make.
+// A signingKey makes signatures.
 type signingKey struct {
 	id      string
 	private *ecdsa.PrivateKey
@@ -35,7 +39,7 @@ func (k *signingKey) jwk() any {
 	return map[string]string{
 		"kty": "EC",
 		"crv": "P-256",
-		"alg": "ES256",
+		"alg": algorithm,
 		"use": "sig",
 		"kid": k.id,
 		"x":   encode(point[1 : 1+coordinate]),
@@ -45,7 +49,7 @@ func (k *signingKey) jwk() any {
 
 // sign returns a compact JWS of RFC 7515.
 func (k *signingKey) sign(typ string, payload []byte) string {
-	header, err := json.Marshal(map[string]string{"alg": "ES256", "kid": k.id, "typ": typ})
+	header, err := json.Marshal(map[string]string{"alg": algorithm, "kid": k.id, "typ": typ})
 	if err != nil {
 		panic(err) // strings only
 	}

@@ -1,5 +1,11 @@
 package phantomtest
 
+import (
+	"net/url"
+
+	"github.com/phantom-token/phantom"
+)
+
 // An Option changes an [AuthorizationServer] while [New] makes it.
 type Option interface{ apply(c *config) }
 
@@ -12,6 +18,12 @@ type config struct {
 	audience string
 	clients  []client
 	dialect  dialect
+
+	jwtFrom      jwtSource
+	minter       phantom.Minter
+	exchangeForm url.Values
+	signed       bool
+	edits        []func(members map[string]any)
 }
 
 type client struct{ id, secret string }

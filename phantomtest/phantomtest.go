@@ -2,10 +2,11 @@
 // that use [phantom].
 //
 // An [AuthorizationServer] issues opaque tokens, answers introspection requests
-// for them with signed JWTs as real servers do, and publishes its keys. A test
-// can revoke tokens, rotate keys, and make the server slow or let it fail. Its
-// options connect a middleware to it in memory: there is no port and no
-// goroutine, and inside a bubble of [testing/synctest] no real time passes.
+// for them as real servers do, with or without a JWT, exchanges tokens, and
+// publishes its keys. A test can revoke tokens, rotate keys, and make the
+// server slow or let it fail. Its options connect a middleware to it in memory:
+// there is no port and no goroutine, and inside a bubble of [testing/synctest]
+// no real time passes.
 //
 //	as := phantomtest.New()
 //	auth, err := phantom.New(as.Options()...)
@@ -24,6 +25,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -47,7 +49,7 @@ const defaultScope = "read write"
 // everything in memory. Its endpoints are below the path of its issuer:
 //
 //	POST /introspect  RFC 7662, for its clients only
-//	POST /token       RFC 6749, client credentials; any scope is granted
+//	POST /token       RFC 6749, client credentials, and RFC 8693, token exchange
 //	POST /revoke      RFC 7009, any client may revoke any token
 //	GET  /jwks        the key that signs the JWTs
 //
@@ -57,9 +59,17 @@ const defaultScope = "read write"
 // By default it answers as the Curity Identity Server does. A request that
 // accepts application/jwt and nothing else gets the JWT as the body, or status
 // 204 when the token is not active. Any other gets JSON that has no JWT.
-// [WithJSONResponse] and [WithKeycloak] select another dialect. In the default
-// dialect, Cache-Control lets the JWT be kept as long as the token lives; in
-// the others it forbids that.
+// [WithJSONResponse], [WithKeycloak] and [WithoutJWT] select another dialect.
+// In the default dialect, Cache-Control lets the JWT be kept as long as the
+// token lives; in the others it forbids that. [WithSignedResponse] adds the
+// signed answers of RFC 9701, and [WithAnswer] makes servers with habits of
+// their own.
+//
+// At the token endpoint any scope and any audience is granted. An exchange
+// gives a client a JWT with the claims of the opaque token, but the client is
+// that client, iat and jti are new, and aud and scope are those of the request,
+// if it has any. The JWT lives no longer than 10 minutes, and no longer than
+// the token would by its exp; [AuthorizationServer.Revoke] does not reach it.
 //
 // Make an AuthorizationServer with [New]. Its methods may be called
 // concurrently.
@@ -74,6 +84,7 @@ type AuthorizationServer struct {
 	key            *signingKey
 	grants         map[string]grant
 	introspections int
+	exchanges      int
 	failStatus     int
 	failures       int
 	delay          time.Duration
@@ -84,6 +95,7 @@ type grant struct {
 	payload []byte    // the claims as JSON
 	expiry  time.Time // zero: never
 	refresh bool
+	bearer  bool // the claims leave it to the server to name the token_type
 }
 
 // New returns an authorization server that knows no tokens yet. It panics if
@@ -103,12 +115,7 @@ func New(opts ...Option) *AuthorizationServer {
 	for _, opt := range opts {
 		opt.apply(&s.config)
 	}
-	if !s.dialect.onRequest && s.dialect.member == "" {
-		panic("phantomtest: a JSON response needs the name of a member for the JWT")
-	}
-	if slices.ContainsFunc(s.clients, func(c client) bool { return c.id == "" || c.secret == "" }) {
-		panic("phantomtest: a client needs an identifier and a secret")
-	}
+	s.check()
 	if len(s.clients) == 0 {
 		s.clients = []client{{id: "gateway", secret: "gateway-secret"}}
 	}
@@ -122,10 +129,29 @@ func New(opts ...Option) *AuthorizationServer {
 	return s
 }
 
+// check panics if the options do not fit together.
+func (s *AuthorizationServer) check() {
+	switch {
+	case !s.dialect.onRequest && s.dialect.member == "":
+		panic("phantomtest: a JSON response needs the name of a member for the JWT")
+	case !s.dialect.onRequest && s.jwtFrom != fromAnswer:
+		panic("phantomtest: WithJSONResponse excludes WithoutJWT, WithMinter and WithTokenExchange")
+	case s.signed && s.jwtFrom == fromAnswer:
+		panic("phantomtest: WithSignedResponse needs WithoutJWT, WithMinter or WithTokenExchange")
+	case s.jwtFrom == fromMinter && s.minter == nil:
+		panic("phantomtest: WithMinter needs a Minter")
+	case slices.ContainsFunc(s.edits, func(edit func(map[string]any)) bool { return edit == nil }):
+		panic("phantomtest: WithAnswer needs a function")
+	case slices.ContainsFunc(s.clients, func(c client) bool { return c.id == "" || c.secret == "" }):
+		panic("phantomtest: a client needs an identifier and a secret")
+	}
+}
+
 // Options returns all that [phantom.New] needs to work with this server: the
 // issuer, the audience, the endpoints, the credentials of the first client, the
-// dialect, and an HTTP client that reaches the server in memory, and nothing
-// else. Append options of your own to add to these or to replace them.
+// dialect, where the JWT comes from, and an HTTP client that reaches the server
+// in memory, and nothing else. Append options of your own to add to these or to
+// replace them.
 func (s *AuthorizationServer) Options() []phantom.Option {
 	return s.options(phantom.WithAudience(s.audience))
 }
@@ -135,16 +161,10 @@ func (s *AuthorizationServer) options(audience phantom.Option) []phantom.Option 
 		audience,
 		phantom.WithIssuer(s.issuer),
 		phantom.WithIntrospectionEndpoint(s.base + "/introspect"),
-		phantom.WithJWKSURL(s.base + "/jwks"),
 		phantom.WithClientAuth(phantom.ClientSecretBasic(s.clients[0].id, s.clients[0].secret)),
 		phantom.WithHTTPClient(&http.Client{Transport: transport{s}}),
 	}
-	// A dialect that waits for Accept: application/jwt gets what the
-	// middleware sends anyway.
-	if !s.dialect.onRequest {
-		opts = append(opts, phantom.WithJSONResponse(s.dialect.member))
-	}
-	return opts
+	return append(opts, s.modeOptions()...)
 }
 
 // Issue returns a new opaque token that stands for claims. They are added to
@@ -166,6 +186,15 @@ func (s *AuthorizationServer) options(audience phantom.Option) []phantom.Option 
 // With the claim "token_use": "refresh_token" it is a refresh token, for which
 // there is no JWT. It is active in JSON answers, as at most servers, and
 // inactive where the answer would be the JWT alone.
+//
+// The token_type of a JSON answer is "Bearer", unless the claims have another
+// one, or nil for none. So claims without token_type and aud,
+//
+//	as.Issue(map[string]any{"token_type": nil, "aud": nil})
+//
+// make a refresh token of a server that calls it active and does not say what
+// it is. Other claims make other oddities: a nil sub, aud as an array, scope as
+// an array.
 func (s *AuthorizationServer) Issue(claims map[string]any) string {
 	now := time.Now()
 	all := map[string]any{
@@ -181,11 +210,9 @@ func (s *AuthorizationServer) Issue(claims map[string]any) string {
 	maps.Copy(all, claims)
 	maps.DeleteFunc(all, func(_ string, v any) bool { return v == nil })
 
-	payload, err := json.Marshal(all)
-	if err != nil {
-		panic("phantomtest: claims: " + err.Error())
-	}
-	g := grant{payload: payload, refresh: all["token_use"] == "refresh_token"}
+	payload := mustMarshal(all)
+	_, namesType := claims["token_type"]
+	g := grant{payload: payload, refresh: all["token_use"] == "refresh_token", bearer: !namesType}
 	// The claim may be of any numeric type, or deliberately of none.
 	var read struct {
 		Exp float64 `json:"exp"`
@@ -228,6 +255,14 @@ func (s *AuthorizationServer) Introspections() int {
 	return s.introspections
 }
 
+// Exchanges returns how many requests for a token exchange have arrived so far,
+// including those that were refused.
+func (s *AuthorizationServer) Exchanges() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.exchanges
+}
+
 // Fail makes the next n introspections answer with status and an empty body. It
 // replaces what an earlier call left. It panics if status is not between 200
 // and 599.
@@ -253,6 +288,12 @@ func (s *AuthorizationServer) ServeHTTP(w http.ResponseWriter, r *http.Request) 
 	s.mux.ServeHTTP(w, r)
 }
 
+// Format implements [fmt.Formatter]. It writes a fixed text for every verb: the
+// server holds tokens, keys and secrets.
+func (s *AuthorizationServer) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "phantomtest.AuthorizationServer(redacted)")
+}
+
 // lookup returns what the server knows about token, and whether it is active.
 func (s *AuthorizationServer) lookup(token string) (grant, bool) {
 	s.mu.Lock()
@@ -261,12 +302,12 @@ func (s *AuthorizationServer) lookup(token string) (grant, bool) {
 	return g, ok && (g.expiry.IsZero() || time.Now().Before(g.expiry))
 }
 
-// sign returns the JWT of a grant, signed with the current key.
-func (s *AuthorizationServer) sign(g grant) string {
+// sign returns a JWT, signed with the current key.
+func (s *AuthorizationServer) sign(typ string, payload []byte) string {
 	s.mu.Lock()
 	key := s.key
 	s.mu.Unlock()
-	return key.sign(s.dialect.typ, g.payload)
+	return key.sign(typ, payload)
 }
 
 // knows reports whether the server has such a client.
