@@ -46,9 +46,8 @@ func object(t *testing.T, w *httptest.ResponseRecorder) map[string]any {
 	return v
 }
 
-// decode returns the header and the claims of a JWT whose signature is good by
-// the key that as publishes.
-func decode(t *testing.T, as http.Handler, jwt string) (header, claims map[string]any) {
+// published returns the only key that as publishes, and its JWK.
+func published(t *testing.T, as http.Handler) (*ecdsa.PublicKey, map[string]string) {
 	t.Helper()
 	var set struct {
 		Keys []map[string]string `json:"keys"`
@@ -57,21 +56,31 @@ func decode(t *testing.T, as http.Handler, jwt string) (header, claims map[strin
 		t.Fatalf("key set: %v, %v", set, err)
 	}
 	key := set.Keys[0]
-	part := func(s string) []byte {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-		if err != nil {
-			t.Fatalf("%q: %v", s, err)
-		}
-		return b
-	}
-	number := func(b []byte) *big.Int { return new(big.Int).SetBytes(b) }
-	public := &ecdsa.PublicKey{Curve: elliptic.P256(), X: number(part(key["x"])), Y: number(part(key["y"]))}
+	x, y := number(segment(t, key["x"])), number(segment(t, key["y"]))
+	return &ecdsa.PublicKey{Curve: elliptic.P256(), X: x, Y: y}, key
+}
 
+func segment(t *testing.T, s string) []byte {
+	t.Helper()
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil {
+		t.Fatalf("%q: %v", s, err)
+	}
+	return b
+}
+
+func number(b []byte) *big.Int { return new(big.Int).SetBytes(b) }
+
+// decode returns the header and the claims of a JWT whose signature is good by
+// the key that as publishes.
+func decode(t *testing.T, as http.Handler, jwt string) (header, claims map[string]any) {
+	t.Helper()
+	public, key := published(t, as)
 	parts := strings.Split(jwt, ".")
 	if len(parts) != 3 {
 		t.Fatalf("%q is not a compact JWS", jwt)
 	}
-	signature := part(parts[2])
+	signature := segment(t, parts[2])
 	if len(signature) != 64 {
 		t.Fatalf("signature of %d bytes", len(signature))
 	}
@@ -79,10 +88,10 @@ func decode(t *testing.T, as http.Handler, jwt string) (header, claims map[strin
 	if !ecdsa.Verify(public, digest[:], number(signature[:32]), number(signature[32:])) {
 		t.Fatal("bad signature")
 	}
-	if err := json.Unmarshal(part(parts[0]), &header); err != nil {
+	if err := json.Unmarshal(segment(t, parts[0]), &header); err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(part(parts[1]), &claims); err != nil {
+	if err := json.Unmarshal(segment(t, parts[1]), &claims); err != nil {
 		t.Fatal(err)
 	}
 	if header["kid"] != key["kid"] || header["alg"] != key["alg"] || header["alg"] != "ES256" {

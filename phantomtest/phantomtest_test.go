@@ -111,6 +111,24 @@ func TestThroughMiddleware(t *testing.T) {
 	}
 }
 
+// Without a verdict of the server no request passes.
+func TestNoVerdictInEachDialect(t *testing.T) {
+	for name, opts := range dialects {
+		t.Run(name, func(t *testing.T) {
+			as := phantomtest.New(opts...)
+			next, h := protect(t, as.Options())
+			as.Fail(500, 1)
+			wantStatus(t, "server down", get(h, as.Issue(nil)), 503)
+			wrong := phantom.WithClientAuth(phantom.ClientSecretBasic("gateway", "wrong"))
+			other, h := protect(t, append(as.Options(), wrong))
+			wantStatus(t, "wrong secret", get(h, as.Issue(nil)), 502)
+			if next.calls+other.calls != 0 {
+				t.Error("the handler was called")
+			}
+		})
+	}
+}
+
 func TestOptionsReachNobodyElse(t *testing.T) {
 	as := phantomtest.New()
 	_, h := protect(t, append(as.Options(), phantom.WithIntrospectionEndpoint("https://other.test/introspect")))
@@ -379,6 +397,9 @@ func TestNewPanics(t *testing.T) {
 		"no member":          phantomtest.WithJSONResponse(""),
 		"client without ID":  phantomtest.WithClient("", "secret"),
 		"client sans secret": phantomtest.WithClient("id", ""),
+		"no function":        phantomtest.WithAnswer(nil),
+		"no minter":          phantomtest.WithMinter(nil),
+		"signed JWTs":        phantomtest.WithSignedResponse(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
@@ -388,5 +409,24 @@ func TestNewPanics(t *testing.T) {
 			}()
 			phantomtest.New(opt)
 		})
+	}
+}
+
+// A member for the JWT and no JWT exclude each other, in either order.
+func TestNewPanicsAtAMemberWithoutJWT(t *testing.T) {
+	member := phantomtest.WithJSONResponse("phantom_token")
+	for _, mode := range []phantomtest.Option{
+		phantomtest.WithoutJWT(), phantomtest.WithTokenExchange(nil), phantomtest.WithMinter(&minter{}),
+	} {
+		for _, opts := range [][]phantomtest.Option{{member, mode}, {mode, member}} {
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Error("no panic")
+					}
+				}()
+				phantomtest.New(opts...)
+			}()
+		}
 	}
 }
