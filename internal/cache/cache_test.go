@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,7 +14,10 @@ import (
 
 const second = int64(time.Second)
 
-type value struct{ retired bool }
+type value struct {
+	key                      cache.Key
+	retired, refreshed, left atomic.Bool
+}
 
 var key = cache.Key{1}
 
@@ -25,7 +29,7 @@ func put(c *cache.Cache[*value], v *value, l cache.Life) {
 }
 
 func newCache(config cache.Config[*value]) *cache.Cache[*value] {
-	config.Size, config.Retired = 10, func(v *value) bool { return v.retired }
+	config.Size, config.Retired = 10, func(v *value) bool { return v.retired.Load() }
 	return cache.New(config)
 }
 
