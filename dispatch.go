@@ -13,11 +13,12 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// UnverifiedIssuer returns the iss of a token that has the form of a signed JWT:
-// three segments of canonical base64url, strict JSON without a name twice, an
-// alg that this package supports, and an iss that is a non-empty string. Nothing
-// is verified. Every other token is not ok, a JWE with its five segments too. It
-// is for choosing a member of [Dispatch], and for nothing else.
+// UnverifiedIssuer returns the iss of a token that has the form of a signed
+// JWT: three segments of canonical base64url, strict JSON without a name twice,
+// an alg that this package supports, and an iss that is a non-empty string.
+// Nothing is verified. Every other token is not ok, a JWE with its five
+// segments too. It is for choosing a member of [Dispatch], and for nothing
+// else.
 func UnverifiedIssuer(token string) (iss string, ok bool) {
 	if strings.Count(token, ".") != 2 {
 		return "", false
@@ -34,11 +35,11 @@ func UnverifiedIssuer(token string) (iss string, ok bool) {
 // which verifies it with all its own options. It is for services that take
 // tokens of several issuers, or opaque ones and JWTs side by side.
 //
-// The function choose names the member by the token alone: a prefix, the length,
-// [UnverifiedIssuer]. It must be pure and fast, and safe for concurrent use. If
-// it returns nil, or a Middleware that is no member, the token is invalid (401)
-// and no server is asked. No second member is ever tried: it would be shown a
-// live token of the first.
+// The function choose names the member by the token alone: a prefix, the
+// length, [UnverifiedIssuer]. It must be pure and fast, and safe for concurrent
+// use. If it returns nil, or a Middleware that is no member, the token is
+// invalid (401) and no server is asked. No second member is ever tried: it
+// would be shown a live token of the first.
 //
 // The options may be [WithTokenExtractor], [WithErrorHandler], [WithRealm],
 // [WithResourceMetadataURL], [WithRequirements] and [WithLogger]. Of the

@@ -359,11 +359,11 @@ func (m *Middleware) token(r *http.Request, found httpauth.Fields) (string, erro
 	return token, nil
 }
 
-// TokenFromHeader returns the bearer token in the request's Authorization field.
-// It is the default extractor, for a [WithTokenExtractor] that combines it with
-// another place. The error is an [*Error]: one that wraps [ErrNoToken] if there
-// is no field or it has another scheme, and one that wraps [ErrInvalidRequest]
-// if it is malformed (RFC 6750 section 2.1) or repeated.
+// TokenFromHeader returns the bearer token in the request's Authorization
+// field. It is the default extractor, for a [WithTokenExtractor] that combines
+// it with another place. The error is an [*Error]: one that wraps [ErrNoToken]
+// if there is no field or it has another scheme, and one that wraps
+// [ErrInvalidRequest] if it is malformed (RFC 6750 section 2.1) or repeated.
 func TokenFromHeader(r *http.Request) (string, error) {
 	token, err := httpauth.BearerToken(httpauth.Scan(r.Header).Authorization)
 	if err == nil {

@@ -44,10 +44,10 @@ func AnyScope(scopes ...string) Requirement {
 }
 
 // refusal is the rejection by the first requirement that is not met. It also
-// says what the others need that refuse alike, so that a client that does as the
-// challenge says need not come back for more. After a refusal for scope, those
-// that are met name their scopes as well: the client may replace the ones it
-// has.
+// says what the others need that refuse alike, so that a client that does as
+// the challenge says need not come back for more. After a refusal for scope,
+// those that are met name their scopes as well: the client may replace the ones
+// it has.
 func refusal(tok *Token, err error, met, rest []Requirement) error {
 	first := translate(err, failure.Insufficient, "requirement")
 	merged := rejection(first)

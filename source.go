@@ -69,18 +69,18 @@ func WithoutJWT() Option {
 	return with("WithoutJWT", func(*config) {})
 }
 
-// WithoutIntrospection is for issuers whose access tokens are JWTs. The client's
-// token itself is verified, by the same checks and with the keys of the issuer,
-// and handed on. The authorization server is not asked, so a revocation is never
-// seen: a token lives until its exp. Every failed check is the client's (401),
-// also that the token is no JWT at all; it is logged at DEBUG. Missing keys are
-// not (503). A verified token is remembered for [WithMaxTTL] at most, which
-// saves the check of its signature.
+// WithoutIntrospection is for issuers whose access tokens are JWTs. The
+// client's token itself is verified, by the same checks and with the keys of
+// the issuer, and handed on. The authorization server is not asked, so a
+// revocation is never seen: a token lives until its exp. Every failed check is
+// the client's (401), also that the token is no JWT at all; it is logged at
+// DEBUG. Missing keys are not (503). A verified token is remembered for
+// [WithMaxTTL] at most, which saves the check of its signature.
 //
-// It excludes [WithIntrospector], [WithIntrospectionEndpoint], [WithClientAuth],
-// [WithJSONResponse], [WithStrictCacheControl], [WithStaleIfError],
-// [WithRefreshAhead], [WithoutJWT], [WithMinter], [WithTokenExchange] and
-// [WithSignedResponse].
+// It excludes [WithIntrospector], [WithIntrospectionEndpoint],
+// [WithClientAuth], [WithJSONResponse], [WithStrictCacheControl],
+// [WithStaleIfError], [WithRefreshAhead], [WithoutJWT], [WithMinter],
+// [WithTokenExchange] and [WithSignedResponse].
 func WithoutIntrospection() Option {
 	return with("WithoutIntrospection", func(c *config) { c.refreshAhead = 0 })
 }
@@ -88,8 +88,8 @@ func WithoutIntrospection() Option {
 // WithClientSubject accepts a token without a sub, or with a null, as some
 // servers give for clients that act on behalf of no user. Its subject becomes
 // the prefix followed by the client_id. An empty prefix is refused: a client
-// could choose an id that is somebody's sub (RFC 9068 section 5). The token must
-// say that it is an access token: a JWT by its typ at+jwt, token_use or
+// could choose an id that is somebody's sub (RFC 9068 section 5). The token
+// must say that it is an access token: a JWT by its typ at+jwt, token_use or
 // token_type, an answer by its token_type, token_use or token_usage.
 //
 // It works wherever the JWT comes from. It is not for servers that leave sub
@@ -117,8 +117,8 @@ func WithSignedResponse(audience string) Option {
 // WithTokenExchange takes the JWT from the token endpoint by token exchange
 // (RFC 8693), after the introspection endpoint has called the token active and
 // its answer passed the checks that [WithMinter] describes. An empty endpoint
-// stands for the token_endpoint in the issuer's metadata. The form holds further
-// parameters, such as audience, resource, scope or requested_token_type
+// stands for the token_endpoint in the issuer's metadata. The form holds
+// further parameters, such as audience, resource, scope or requested_token_type
 // (default: urn:ietf:params:oauth:token-type:access_token). Those of the grant
 // itself, credentials and empty values are refused. The client of
 // [WithClientAuth] authenticates, which is required also with

@@ -221,10 +221,10 @@ func (t *Token) HasScope(scope string) bool {
 	return false
 }
 
-// Decode decodes the JWT's verified payload, or with [WithoutJWT] the members of
-// the introspection answer, into v as [json.Unmarshal] does,
-// except that a number in an interface value becomes a [json.Number] and keeps
-// all its digits. Each call decodes a copy of its own.
+// Decode decodes the JWT's verified payload, or with [WithoutJWT] the members
+// of the introspection answer, into v as [json.Unmarshal] does, except that a
+// number in an interface value becomes a [json.Number] and keeps all its
+// digits. Each call decodes a copy of its own.
 //
 // encoding/json folds the case of names: a field roles takes the claim "Roles"
 // too. A JWT is therefore refused if two names in one of its objects are equal

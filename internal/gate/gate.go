@@ -103,8 +103,8 @@ func New(places int, timeout time.Duration) *Gate {
 	}
 }
 
-// Do runs one lookup of the token, whose context must have a deadline. The error is the
-// lookup's or that of a refusal, always a [*failure.Error].
+// Do runs one lookup of the token, whose context must have a deadline. The
+// error is the lookup's or that of a refusal, always a [*failure.Error].
 func (g *Gate) Do(ctx context.Context, class Class, token Token, lookup func(context.Context) error) error {
 	if err := g.check(class, token); err != nil {
 		return err

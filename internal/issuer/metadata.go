@@ -276,8 +276,8 @@ func sameOrigin(before, after string) bool {
 }
 
 // Endpoint returns the function that finds the endpoint of that name. Metadata
-// that do not name it count as unusable, so Endpoint must not be called any more
-// once they are in use. An endpoint that gets credentials may not move to
+// that do not name it count as unusable, so Endpoint must not be called any
+// more once they are in use. An endpoint that gets credentials may not move to
 // another host after the first call.
 func (m *Metadata) Endpoint(name string) func(context.Context) (string, error) {
 	m.needs = append(m.needs, name)
