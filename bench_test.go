@@ -329,6 +329,64 @@ func BenchmarkRatio(b *testing.B) {
 	}
 }
 
+// BenchmarkDispatch reports what a dispatcher adds to a hit: one that chooses by
+// a prefix, and one that also looks for the issuer of a JWT; for an opaque token
+// and for a JWT that is the token itself.
+func BenchmarkDispatch(b *testing.B) {
+	likeAService(b)
+	opaqueOnes := new(benchServer).middleware(b)
+	direct, err := phantom.New(phantom.WithIssuer(benchIssuer), phantom.WithAudience(benchAudience),
+		phantom.WithoutIntrospection(), phantom.WithKeySet(phantom.StaticKeys(benchKey().Public())))
+	if err != nil {
+		b.Fatal(err)
+	}
+	members := []*phantom.Middleware{opaqueOnes, direct}
+	for _, choice := range []struct {
+		name   string
+		choose func(token string) *phantom.Middleware
+	}{
+		{"prefix", func(token string) *phantom.Middleware {
+			if strings.HasPrefix(token, "eyJ") {
+				return direct
+			}
+			return opaqueOnes
+		}},
+		{"issuer", func(token string) *phantom.Middleware {
+			if iss, ok := phantom.UnverifiedIssuer(token); ok {
+				return map[string]*phantom.Middleware{benchIssuer: direct}[iss]
+			}
+			return opaqueOnes
+		}},
+	} {
+		d, err := phantom.Dispatch(members, choice.choose)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, token := range []struct {
+			name, text string
+			member     *phantom.Middleware
+		}{{"opaque", opaque(1), opaqueOnes}, {"JWT", benchJWT(), direct}} {
+			b.Run(choice.name+"/"+token.name, func(b *testing.B) {
+				request := benchRequest(token.text)
+				run := func(h http.Handler) func(int) {
+					return func(n int) {
+						w := &sink{}
+						for range n {
+							h.ServeHTTP(w, request)
+						}
+						if w.status != 0 {
+							b.Fatalf("status %d", w.status)
+						}
+					}
+				}
+				plain, dispatched := run(token.member.Handler(quiet)), run(d.Handler(quiet))
+				plain(1)
+				ratio(b, "x-of-member", 64, plain, dispatched)
+			})
+		}
+	}
+}
+
 // BenchmarkContention reports what 32 goroutines at one token lose against 2.
 //
 // Catalogue: L288.

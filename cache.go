@@ -19,9 +19,9 @@ type memory struct {
 	clock       clock.Clock
 	tokens      *cache.Cache[*Token]
 	questions   *flight.Questions[digest] // the lookups under way
-	secret      [oneBlock]byte            // of the keys
 	maxTTL      time.Duration             // of a verified token
 	negativeTTL time.Duration             // of a lasting refusal, the server's or ours
+	size        int                       // of tokens
 }
 
 func newMemory(c *config) *memory {
@@ -31,9 +31,9 @@ func newMemory(c *config) *memory {
 		questions:   flight.NewQuestions[digest](now, c.maxTTL, c.timeout),
 		maxTTL:      c.maxTTL,
 		negativeTTL: c.negativeTTL,
+		size:        c.cacheSize,
 	}
-	_, _ = rand.Read(m.secret[:]) // never fails
-	if c.maxTTL == 0 {            // then the cache has tombstones alone
+	if c.maxTTL == 0 { // then the cache has tombstones alone
 		m.negativeTTL = 0
 	}
 	m.tokens = cache.New(cache.Config[*Token]{
@@ -42,30 +42,37 @@ func newMemory(c *config) *memory {
 	return m
 }
 
-// A digest stands for an opaque token. It is keyed with a secret of its
-// Middleware, so that a remembered digest does not reveal the token.
+// A digest stands for an opaque token. It is keyed with a secret of this
+// process, so that a remembered digest does not reveal the token. All
+// Middlewares share the secret: what a dispatcher has made serves its member.
 type digest = cache.Key
+
+// secret is what digests are keyed with.
+var secret = func() (s [oneBlock]byte) {
+	_, _ = rand.Read(s[:]) // never fails
+	return s
+}()
 
 // oneBlock is the longest message that SHA-256 pads to one block.
 const oneBlock = 55
 
-// digest returns the key of an opaque token. A usual token is padded to
+// digestOf returns the key of an opaque token. A usual token is padded to
 // oneBlock and mixed with the secret. A longer one stands behind the secret, in
 // a message that is longer than oneBlock: no message is that of two tokens.
-func (m *memory) digest(token string) digest {
+func digestOf(token string) digest {
 	if len(token) >= oneBlock {
-		return m.longDigest(token)
+		return digestOfLong(token)
 	}
 	var block [oneBlock]byte
 	block[copy(block[:], token)] = 0x80 // where the padding begins
-	subtle.XORBytes(block[:], block[:], m.secret[:])
+	subtle.XORBytes(block[:], block[:], secret[:])
 	sum := sha256.Sum256(block[:])
 	return digest(sum[:len(digest{})])
 }
 
-func (m *memory) longDigest(token string) digest {
+func digestOfLong(token string) digest {
 	var buf [1 << 10]byte // on the stack, and enough for most tokens
-	b := append(buf[:0], m.secret[:]...)
+	b := append(buf[:0], secret[:]...)
 	b = append(b, token...)
 	sum := sha256.Sum256(b)
 	return digest(sum[:len(digest{})])

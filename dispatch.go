@@ -1,13 +1,18 @@
 package phantom
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/phantom-token/phantom/internal/cache"
+	"github.com/phantom-token/phantom/internal/clock"
 	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/jose"
@@ -70,7 +75,7 @@ func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts
 		case member == nil || member.parts == nil:
 			fault("member %d is not made by New", i+1)
 			continue
-		case member.choose != nil:
+		case member.dispatcher != nil:
 			fault("member %d is a dispatcher itself: name its members", i+1)
 			continue
 		case slices.Contains(members[:i], member):
@@ -90,8 +95,7 @@ func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts
 		return nil, err
 	}
 	return &Middleware{&parts{
-		members:      slices.Clone(members),
-		choose:       choose,
+		dispatcher:   newDispatcher(members, choose),
 		extract:      c.extractor,
 		requirements: c.requirements,
 		rejecter:     newRejecter(c),
@@ -117,8 +121,54 @@ func readDispatchOptions(opts []Option) (*config, error) {
 	return c, errors.Join(v.faults...)
 }
 
+// A dispatcher hands tokens to the members of a Middleware.
+type dispatcher struct {
+	members []*Middleware
+	choose  func(token string) *Middleware
+	chosen  *cache.Cache[*Middleware] // for JWTs that were verified: to read their issuer takes long
+}
+
+func newDispatcher(members []*Middleware, choose func(token string) *Middleware) *dispatcher {
+	size := 0
+	for _, member := range members {
+		size += member.memory.size
+	}
+	return &dispatcher{
+		members: slices.Clone(members),
+		choose:  choose,
+		chosen:  cache.New(cache.Config[*Middleware]{Size: size, Retired: func(*Middleware) bool { return false }}),
+	}
+}
+
 // errNoMember is the verdict on a token for which no member is responsible.
 var errNoMember = failure.New(failure.RefusedToken, "no member of Dispatch")
+
+// dispatch has the responsible member resolve the token.
+func (m *Middleware) dispatch(ctx context.Context, token string, d digest) (tok *Token, hit bool, err error) {
+	isJWT := strings.Count(token, ".") == 2
+	var member *Middleware
+	if isJWT {
+		member = m.dispatcher.chosen.Get(&d, clock.Instant{}).Value // an instant that ends no life
+	}
+	known := member != nil
+	if !known {
+		if member = m.dispatcher.choose(token); !m.isMember(member) {
+			return nil, false, errNoMember
+		}
+	}
+	tok, hit, err = member.resolve(ctx, token, d)
+	if err != nil {
+		own := *failure.Of(err)
+		own.Issuer = member.log.issuer
+		return nil, hit, &own
+	}
+	if isJWT && !known {
+		entry := cache.NewEntry(d, member)
+		life := cache.NewLife(clock.Instant{}, time.Unix(math.MaxInt32, 0), math.MaxInt64)
+		m.dispatcher.chosen.Put(&entry, life, func() bool { return true })
+	}
+	return tok, hit, nil
+}
 
 // errOtherMember is the verdict on the JWT of another member's token.
 var errOtherMember = failure.New(failure.RefusedToken, "the JWT of another member of Dispatch")
@@ -128,34 +178,25 @@ var errOtherMember = failure.New(failure.RefusedToken, "the JWT of another membe
 // token of m's server, which must not see it.
 func (m *Middleware) isFromSibling(r *http.Request, found httpauth.Fields) bool {
 	outer, ok := r.Context().Value(handedOnKey{}).(*handedOn)
-	return ok && outer.token != nil && outer.token.owner != m && slices.Contains(outer.by.members, m) &&
+	return ok && outer.token != nil && outer.token.owner != m && outer.by.isMember(m) &&
 		slices.Contains(found.Authorization, outer.token.header())
 }
 
-// memberFor returns the Middleware that verifies the token: m itself, or the
-// chosen member. An error means that there is none.
-func (m *Middleware) memberFor(token string) (*Middleware, error) {
-	if m.choose == nil {
-		return m, nil
-	}
-	member := m.choose(token)
-	if member == nil || !slices.Contains(m.members, member) {
-		return nil, errNoMember
-	}
-	return member, nil
+// isMember reports whether m dispatches to the other Middleware.
+func (m *Middleware) isMember(other *Middleware) bool {
+	return other != nil && m.dispatcher != nil && slices.Contains(m.dispatcher.members, other)
 }
 
 // vouchesFor reports whether m, or a member of it, verified the token.
-func (m *Middleware) vouchesFor(tok *Token) bool {
-	return tok.owner == m || slices.Contains(m.members, tok.owner)
-}
+func (m *Middleware) vouchesFor(tok *Token) bool { return tok.owner == m || m.isMember(tok.owner) }
 
 // each calls f for m or, if it dispatches, for its members.
 func (m *Middleware) each(f func(member *Middleware)) {
-	if m.choose == nil {
+	if m.dispatcher == nil {
 		f(m)
+		return
 	}
-	for _, member := range m.members {
+	for _, member := range m.dispatcher.members {
 		f(member)
 	}
 }

@@ -322,8 +322,8 @@ func WithLogger(logger *slog.Logger) Option {
 // WithInsecureHTTP permits plain http for the issuer and its endpoints. Anyone
 // on the network path can then read tokens and substitute keys, and with
 // [WithoutJWT], [WithMinter] or [WithTokenExchange] write identities, unless
-// [WithSignedResponse] is given too; [New] logs that once, at WARN. Without this
-// option, plain http is for the loopback interface only.
+// [WithSignedResponse] is given too. [New] logs that once, at WARN. Without
+// this option, plain http is for the loopback interface only.
 func WithInsecureHTTP() Option {
 	return with("WithInsecureHTTP", func(c *config) { c.insecureHTTP = true })
 }

@@ -38,8 +38,7 @@ type parts struct {
 	authority    *authority // nil for a dispatcher, as memory and flights are
 	memory       *memory
 	flights      *flight.Group[*Token]
-	members      []*Middleware // of a dispatcher
-	choose       func(token string) *Middleware
+	dispatcher   *dispatcher // nil unless Dispatch made the Middleware
 	extract      func(*http.Request) (string, error)
 	requirements []Requirement
 	rejecter     *rejecter
@@ -268,7 +267,7 @@ func (m *Middleware) carriesOnly(r *http.Request, found httpauth.Fields, tok *To
 	if err != nil {
 		return isAbsent(err)
 	}
-	return token == tok.JWT() || tok.owner.memory.digest(token) == tok.digest()
+	return token == tok.JWT() || digestOf(token) == tok.digest()
 }
 
 // isAbsent reports whether the error says that a request has no token.
@@ -381,22 +380,15 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	if err := httpauth.CheckSize(token); err != nil {
 		return nil, false, err
 	}
-	member, err := m.memberFor(token)
-	if err != nil {
-		return nil, false, err
+	d := digestOf(token)
+	if m.dispatcher != nil {
+		return m.dispatch(ctx, token, d)
 	}
-	tok, hit, err = member.resolve(ctx, token)
-	if err != nil && member != m {
-		own := *failure.Of(err)
-		own.Issuer = member.log.issuer
-		err = &own
-	}
-	return tok, hit, err
+	return m.resolve(ctx, token, d)
 }
 
 // resolve answers from memory or looks the token up.
-func (m *Middleware) resolve(ctx context.Context, token string) (tok *Token, hit bool, err error) {
-	d := m.memory.digest(token)
+func (m *Middleware) resolve(ctx context.Context, token string, d digest) (tok *Token, hit bool, err error) {
 	found := m.memory.look(&d)
 	switch {
 	case found.State == cache.Unknown:
@@ -458,7 +450,8 @@ func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token 
 // revocation webhooks. The result of a lookup under way is not remembered
 // either.
 func (m *Middleware) Forget(token string) {
-	m.each(func(member *Middleware) { member.memory.forget(member.memory.digest(token)) })
+	d := digestOf(token)
+	m.each(func(member *Middleware) { member.memory.forget(d) })
 }
 
 // Forget drops what the Middleware remembers about the opaque token behind t,
