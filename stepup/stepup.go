@@ -9,9 +9,9 @@
 //	auth.Require(stepup.ACR("mfa"), stepup.MaxAge(5*time.Minute))(transfer)
 //
 // The requirements read acr and auth_time from the JWT, or from the members of
-// the introspection answer if the JWT has none ([phantom.Token.Introspection];
-// they are not signed). A null counts as none. A value of another type does not
-// meet the requirement, and no other place is looked at.
+// the introspection answer if the JWT has none ([phantom.Token.Introspection]).
+// A null counts as none. A value of another type does not meet the requirement,
+// and no other place is looked at.
 //
 // They run on every request and parse the claims each time. For a JWT of 800
 // bytes, that takes some microseconds, a dozen allocations and 3 KiB. To look

@@ -231,6 +231,45 @@ func (h inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.Result(), nil
 }
 
+// A service that needs no JWT has all claims in the answer.
+func TestTheAnswerCountsWithoutAnyJWT(t *testing.T) {
+	as := phantomtest.New(phantomtest.WithoutJWT())
+	m := middleware(t, as)
+	now := time.Now().Unix()
+	for _, tc := range []struct {
+		name        string
+		claims      map[string]any
+		acr, maxAge string // the challenge's parameters, empty: met
+	}{
+		{"met", map[string]any{"acr": "gold", "auth_time": now}, "", ""},
+		{"not met", map[string]any{"acr": "silver", "auth_time": now - 90}, `acr_values="gold"`, `max_age="60"`},
+		{"absent", nil, `acr_values="gold"`, `max_age="60"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			token := as.Issue(tc.claims)
+			check(t, m, token, tc.acr, stepup.ACR("gold"))
+			check(t, m, token, tc.maxAge, stepup.MaxAge(time.Minute))
+		})
+	}
+}
+
+// A client learns of both at once, and need not send its user to log in twice.
+//
+// Catalogue: F4.
+func TestBothAreInOneChallenge(t *testing.T) {
+	as := phantomtest.New()
+	m := middleware(t, as)
+	const want = challenge + `, acr_values="gold", max_age="60"`
+	for _, reqs := range [][]phantom.Requirement{
+		{stepup.ACR("gold"), stepup.MaxAge(time.Minute)},
+		{stepup.MaxAge(time.Minute), stepup.ACR("gold")},
+	} {
+		if code, got := send(t, m, as.Issue(nil), reqs...); code != http.StatusUnauthorized || got != want {
+			t.Errorf("%d %s\nwant 401 %s", code, got, want)
+		}
+	}
+}
+
 // What Authenticate returns is enough for a log and for a client.
 func TestErrorNamesTheClaimAndNoValueOfTheToken(t *testing.T) {
 	as := phantomtest.New()
