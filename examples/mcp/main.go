@@ -67,6 +67,7 @@ func protect(server *mcp.Server, endpoint, issuer string, opts ...phantom.Option
 	tokens, err := phantom.New(append(opts,
 		phantom.WithIssuer(issuer),
 		phantom.WithAudience(endpoint), // no other server's tokens, as MCP demands
+		phantom.WithoutJWT(),           // the tools know the user, and pass nothing on
 		phantom.WithResourceMetadataURL(metadata.URL()),
 	)...)
 	if err != nil {
@@ -79,17 +80,17 @@ func protect(server *mcp.Server, endpoint, issuer string, opts ...phantom.Option
 
 	mux := http.NewServeMux()
 	mux.Handle(metadata.Path(), metadata)
-	mux.Handle("/mcp", tokens.RequireScopes(scope)(withoutJWT(bind(sessions))))
+	mux.Handle("/mcp", tokens.RequireScopes(scope)(whileValid(bind(sessions))))
 	return mux, nil
 }
 
-// withoutJWT leaves no credentials in the request, which the SDK shows to every
-// tool. RequireBearerToken insists on some token. A stream of events ends when
-// the token does.
-func withoutJWT(next http.Handler) http.Handler {
+// whileValid ends a stream of events when the token ends. Phantom has removed
+// the Authorization field, and RequireBearerToken insists on one.
+func whileValid(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Header.Set("Authorization", "Bearer -")
-		if tok, ok := phantom.FromContext(r.Context()); ok && r.Method == http.MethodGet {
+		tok, ok := phantom.FromContext(r.Context())
+		if ok && r.Method == http.MethodGet && !tok.Expiry().IsZero() {
 			ctx, cancel := context.WithDeadline(r.Context(), tok.Expiry())
 			defer cancel()
 			r = r.WithContext(ctx)

@@ -30,7 +30,7 @@ func start(t *testing.T) *service {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(nil)
 	s := &service{endpoint: "http://" + srv.Listener.Addr().String() + "/mcp"}
-	s.as = phantomtest.New(phantomtest.WithAudience(s.endpoint))
+	s.as = phantomtest.New(phantomtest.WithAudience(s.endpoint), phantomtest.WithoutJWT())
 	server := newServer()
 	mcp.AddTool(server, &mcp.Tool{Name: "show"}, show)
 	h, err := protect(server, s.endpoint, "https://as.test", s.as.Options()...)
@@ -283,7 +283,7 @@ func TestSessionIsItsUsersAlone(t *testing.T) {
 func TestStreamEndsWithItsToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const endpoint = "https://mcp.test/mcp"
-		as := phantomtest.New(phantomtest.WithAudience(endpoint))
+		as := phantomtest.New(phantomtest.WithAudience(endpoint), phantomtest.WithoutJWT())
 		h, err := protect(newServer(), endpoint, "https://as.test", as.Options()...)
 		if err != nil {
 			t.Fatal(err)
