@@ -196,7 +196,8 @@ func TestToolSeesTheSubject(t *testing.T) {
 	}
 }
 
-// Each request is judged by phantom, in a session too.
+// Each request is judged by phantom, in a session too. Every challenge names the
+// scope: clients ask for what it says.
 func TestAnswerToBadTokens(t *testing.T) {
 	s := start(t)
 	session := s.post(t, s.issue("alice"), "", initialize).Header.Get("Mcp-Session-Id")
@@ -204,22 +205,22 @@ func TestAnswerToBadTokens(t *testing.T) {
 		t.Fatal("no session")
 	}
 	for _, tc := range []struct {
-		name, token  string
-		status       int
-		error, scope string
+		name, token string
+		status      int
+		error       string
 	}{
-		{"inactive", "made-up", 401, "invalid_token", ""},
+		{"none", "", 401, ""},
+		{"inactive", "made-up", 401, `error="invalid_token", `},
 		{"another server's", s.as.Issue(map[string]any{"aud": "https://other.test", "scope": "notes"}),
-			401, "invalid_token", ""},
-		{"without the scope", s.as.Issue(map[string]any{"scope": "profile"}), 403, "insufficient_scope", "notes"},
+			401, `error="invalid_token", `},
+		{"without the scope", s.as.Issue(map[string]any{"scope": "profile"}), 403, `error="insufficient_scope", `},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for id, message := range map[string]string{"": initialize, session: ping} {
 				resp := s.post(t, tc.token, id, message)
-				got := params(t, resp)
-				if resp.StatusCode != tc.status || got["error"] != tc.error || got["resource_metadata"] != s.metadata() ||
-					tc.scope != "" && got["scope"] != tc.scope {
-					t.Errorf("session %q: %s %v\nwant %d %s %s", id, resp.Status, got, tc.status, tc.error, tc.scope)
+				want := `Bearer realm="api", ` + tc.error + `scope="notes", resource_metadata="` + s.metadata() + `"`
+				if got := resp.Header.Get("WWW-Authenticate"); resp.StatusCode != tc.status || got != want {
+					t.Errorf("session %q: %s %s\nwant %d %s", id, resp.Status, got, tc.status, want)
 				}
 			}
 		})
