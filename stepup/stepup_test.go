@@ -60,7 +60,7 @@ func check(t *testing.T, m *phantom.Middleware, token, params string, req phanto
 	}
 }
 
-// Catalogue: F4.
+// Catalogue: F6.
 func TestACRMustBeOneOfTheValues(t *testing.T) {
 	as := phantomtest.New()
 	m := middleware(t, as)
