@@ -75,6 +75,8 @@ func protect(server *mcp.Server, endpoint, issuer string, opts ...phantom.Option
 	}
 
 	server.AddReceivingMiddleware(ownToken)
+	// On loopback, the SDK refuses a Host that is not. Behind a proxy that keeps
+	// the Host, set DisableLocalhostProtection: no request passes without a token.
 	sessions := mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil)
 	bind := auth.RequireBearerToken(knownUser, &auth.RequireBearerTokenOptions{AllowMissingExpiration: true})
 

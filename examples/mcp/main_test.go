@@ -175,6 +175,7 @@ func TestClientFindsTheAuthorizationServer(t *testing.T) {
 	}
 }
 
+// Catalogue: F10.
 func TestToolSeesTheSubject(t *testing.T) {
 	s := start(t)
 	for _, tc := range []struct {
@@ -198,6 +199,8 @@ func TestToolSeesTheSubject(t *testing.T) {
 
 // Each request is judged by phantom, in a session too. Every challenge names the
 // scope: clients ask for what it says.
+//
+// Catalogue: F10.
 func TestAnswerToBadTokens(t *testing.T) {
 	s := start(t)
 	session := s.post(t, s.issue("alice"), "", initialize).Header.Get("Mcp-Session-Id")
@@ -258,6 +261,8 @@ func TestToolSeesTheTokenOfItsOwnRequest(t *testing.T) {
 }
 
 // A session is its user's alone, with each token of theirs.
+//
+// Catalogue: F11.
 func TestSessionIsItsUsersAlone(t *testing.T) {
 	s := start(t)
 	session := s.post(t, s.issue("alice"), "", initialize).Header.Get("Mcp-Session-Id")
