@@ -454,6 +454,7 @@ func (w *world) handOn(rest map[*call]entry) error {
 	// If several places are given away at once, only their holders' order decides
 	// which is the probe of a closed lane.
 	isClear := r.free() == 1
+	isInOrder := true // of turns: who is refused at once may have had his at any time
 	for r.free() > 0 {
 		candidates, isContended := r.next(w.now)
 		if len(candidates) == 0 {
@@ -466,7 +467,8 @@ func (w *world) handOn(rest map[*call]entry) error {
 		if err := w.dismiss(r.tooLate(c, w.now), rest); err != nil {
 			return err
 		}
-		if err := w.turn(c, isContended && isSure); err != nil {
+		isInOrder = isInOrder && isSure
+		if err := w.turn(c, isContended && isInOrder); err != nil {
 			return err
 		}
 		e := rest[c]

@@ -321,8 +321,8 @@ func TestNewTokensGetAboutAQuarterWhileKnownOnesWantAll(t *testing.T) {
 	}
 }
 
-// What happens to new tokens keeps no known one out, who comes in his turn: known tokens come ten times a second, and each of
-// them is answered.
+// What happens to new tokens keeps no known one out, who comes in his turn:
+// known tokens come ten times a second, and each of them is answered.
 func TestNothingThatHappensToNewTokensKeepsAKnownOneOut(t *testing.T) {
 	for _, test := range []struct {
 		name string
