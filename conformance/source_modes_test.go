@@ -145,7 +145,7 @@ func TestIntrospectorIsHeldToTheMode(t *testing.T) {
 // A token that no user stands behind gets a subject of its own kind, if the
 // server says that it is an access token.
 //
-// Catalogue: S8, S9.
+// Catalogue: S8, S9, V10.
 func TestClientSubjectCannotBeAUsers(t *testing.T) {
 	noSub := func(changes map[string]any) map[string]any {
 		m := map[string]any{"sub": nil}
