@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,7 +146,8 @@ func (g *grant) SetCurrentScopes(scopes []string) { g.scopes = scopes }
 // belongs to endpoints that the tests do not use.
 type storage struct {
 	op.Storage
-	crypto op.Crypto
+	crypto    op.Crypto
+	exchanged atomic.Int32 // tokens that an exchange made
 
 	mu        sync.Mutex
 	key       signingKey
