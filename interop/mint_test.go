@@ -313,14 +313,15 @@ func verifyByHand(t *testing.T, issuer, jwt string) error {
 func verifySignature(t *testing.T, key publicJWK, signed, signature []byte) bool {
 	t.Helper()
 	digest := sha256.Sum256(signed)
-	number := func(member string) *big.Int { return new(big.Int).SetBytes(decoded(t, key[member])) }
 	switch key["kty"] {
 	case "EC":
-		public := &ecdsa.PublicKey{Curve: elliptic.P256(), X: number("x"), Y: number("y")}
-		half := len(signature) / 2
-		return len(signature) == 64 && ecdsa.Verify(public, digest[:], new(big.Int).SetBytes(signature[:half]), new(big.Int).SetBytes(signature[half:]))
+		point := slices.Concat([]byte{4}, decoded(t, key["x"]), decoded(t, key["y"]))
+		public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+		return err == nil && len(signature) == 64 &&
+			ecdsa.Verify(public, digest[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:]))
 	case "RSA":
-		public := &rsa.PublicKey{N: number("n"), E: int(number("e").Int64())}
+		e := new(big.Int).SetBytes(decoded(t, key["e"]))
+		public := &rsa.PublicKey{N: new(big.Int).SetBytes(decoded(t, key["n"])), E: int(e.Int64())}
 		return rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], signature) == nil
 	case "OKP":
 		return ed25519.Verify(ed25519.PublicKey(decoded(t, key["x"])), signed, signature)

@@ -5,9 +5,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
@@ -29,7 +31,8 @@ const upstreamName = "https://orders.internal.test"
 type source struct {
 	issuer  string
 	options []phantom.Option // for a service that it knows
-	// wrong is the same service with a secret that is not its own.
+	// wrong is the same service with a secret that is not its own; nil if the
+	// server asks for none.
 	wrong phantom.ClientAuth
 	// issue makes tokens of alice for the client app, for the audience api and
 	// with the scope orders:read.
@@ -192,10 +195,11 @@ func tell(t *testing.T, s *source, m mode) {
 	access, refresh := s.issue(t)
 	other, _ := s.issue(t) // never sent before the outage
 	server := front(t, s.middleware(t, options...), service)
-	impostor := front(t, s.middleware(t, append(options, phantom.WithClientAuth(s.wrong))...), service)
-
-	if got := call(t, impostor, "GET", access); got != "502" {
-		t.Errorf("wrong client secret: %s, want 502", got)
+	if s.wrong != nil {
+		impostor := front(t, s.middleware(t, append(options, phantom.WithClientAuth(s.wrong))...), service)
+		if got := call(t, impostor, "GET", access); got != "502" {
+			t.Errorf("wrong client secret: %s, want 502", got)
+		}
 	}
 	for _, tc := range []story{
 		{what: "an access token", method: "GET", token: access, want: "alice of app"},
@@ -214,4 +218,67 @@ func tell(t *testing.T, s *source, m mode) {
 			t.Errorf("%s: %s, want %s", tc.what, got, tc.want)
 		}
 	}
+}
+
+// newBrowser follows no redirect by itself.
+func newBrowser(t *testing.T) *http.Client {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
+}
+
+// redirected returns a parameter of the URL that the address redirects to.
+func redirected(t *testing.T, browser *http.Client, address, parameter string) string {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := browser.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	next, err := resp.Location()
+	if err != nil || next.Query().Get(parameter) == "" {
+		t.Fatalf("status %d, no %s: %v, %v", resp.StatusCode, parameter, next, err)
+	}
+	return next.Query().Get(parameter)
+}
+
+// redeem gets the client its tokens for the code.
+func redeem(t *testing.T, endpoint, code, redirect string) (access, refresh string) {
+	t.Helper()
+	answer := post(t, endpoint, "app", "app-secret", url.Values{
+		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect},
+	})
+	var tokens struct {
+		Access  string `json:"access_token"`
+		Refresh string `json:"refresh_token"`
+	}
+	if err := json.Unmarshal([]byte(answer), &tokens); err != nil || tokens.Access == "" || tokens.Refresh == "" {
+		t.Fatalf("no tokens: %s, %v", answer, err)
+	}
+	return tokens.Access, tokens.Refresh
+}
+
+// post sends a form with a client's secret and returns the body of a 200.
+func post(t *testing.T, endpoint, client, secret string, form url.Values) string {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.SetBasicAuth(client, secret)
+	status, body := do(t, r)
+	if status != http.StatusOK {
+		t.Fatalf("%s: status %d: %s", endpoint, status, body)
+	}
+	return body
 }
