@@ -3,7 +3,7 @@ package phantom
 import (
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
+	"encoding/binary"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/cache"
@@ -47,8 +47,8 @@ func newMemory(c *config) *memory {
 // Middlewares share the secret: what a dispatcher has made serves its member.
 type digest = cache.Key
 
-// secret is what digests are keyed with.
-var secret = func() (s [oneBlock]byte) {
+// digestSecret is what digests are keyed with.
+var digestSecret = func() (s [oneBlock + 1]byte) {
 	_, _ = rand.Read(s[:]) // never fails
 	return s
 }()
@@ -63,16 +63,19 @@ func digestOf(token string) digest {
 	if len(token) >= oneBlock {
 		return digestOfLong(token)
 	}
-	var block [oneBlock]byte
-	block[copy(block[:], token)] = 0x80 // where the padding begins
-	subtle.XORBytes(block[:], block[:], secret[:])
-	sum := sha256.Sum256(block[:])
+	var block [oneBlock + 1]byte                // whole words; the last byte is not used
+	block[copy(block[:oneBlock], token)] = 0x80 // where the padding begins
+	for i := 0; i < len(block); i += 8 {
+		word := binary.NativeEndian.Uint64(block[i:]) ^ binary.NativeEndian.Uint64(digestSecret[i:])
+		binary.NativeEndian.PutUint64(block[i:], word)
+	}
+	sum := sha256.Sum256(block[:oneBlock])
 	return digest(sum[:len(digest{})])
 }
 
 func digestOfLong(token string) digest {
 	var buf [1 << 10]byte // on the stack, and enough for most tokens
-	b := append(buf[:0], secret[:]...)
+	b := append(buf[:0], digestSecret[:]...)
 	b = append(b, token...)
 	sum := sha256.Sum256(b)
 	return digest(sum[:len(digest{})])

@@ -390,16 +390,25 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 // resolve answers from memory or looks the token up.
 func (m *Middleware) resolve(ctx context.Context, token string, d digest) (tok *Token, hit bool, err error) {
 	found := m.memory.look(&d)
-	switch {
-	case found.State == cache.Unknown:
+	if found.State == cache.Fresh && !found.Refresh {
+		return found.Value, true, nil
+	}
+	return m.lookUp(ctx, token, d, found)
+}
+
+// lookUp asks the authorization server about a token, unless it is known that
+// it has no answer but "no".
+func (m *Middleware) lookUp(
+	ctx context.Context, token string, d digest, found cache.Finding[*Token],
+) (tok *Token, hit bool, err error) {
+	switch found.State {
+	case cache.No:
+		return nil, true, found.Why
+	case cache.Unknown:
 		// What is in the cache was checked when it came.
 		if err := m.checkToken(token); err != nil {
 			return nil, false, err
 		}
-	case found.State == cache.No:
-		return nil, true, found.Why
-	case found.State == cache.Fresh && !found.Refresh:
-		return found.Value, true, nil
 	}
 	if err := ctx.Err(); err != nil && found.State != cache.Fresh {
 		return nil, false, failure.Because(failure.Unavailable, "caller left", err)

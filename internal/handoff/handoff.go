@@ -31,6 +31,12 @@ func (h *Handoff) End() {
 	if h.outer.Pattern == "" && h.inner.Pattern != "" {
 		h.outer.Pattern = h.inner.Pattern
 	}
+	if h.inner.MultipartForm != h.form || h.outer.MultipartForm != h.form {
+		h.removeFiles()
+	}
+}
+
+func (h *Handoff) removeFiles() {
 	for _, r := range [2]*http.Request{h.inner, h.outer} {
 		if form := r.MultipartForm; form != nil && form != h.form {
 			_ = form.RemoveAll() // what is gone already is no error
@@ -67,15 +73,19 @@ func Copy(ctx context.Context, r *http.Request, authorization []string, found ht
 	}
 	// A body of unknown length may bring a trailer that was not announced.
 	if r.Trailer != nil || r.ContentLength < 0 {
-		out.Trailer = http.Header{}
-		body := &trailingBody{r.Body, r, out.Trailer}
-		body.copyTrailer()
-		if r.Body != nil {
-			out.Body = body
-		}
+		handOnTrailer(r, out)
 	}
 	out.Header = header
 	return out
+}
+
+func handOnTrailer(r, out *http.Request) {
+	out.Trailer = http.Header{}
+	body := &trailingBody{r.Body, r, out.Trailer}
+	body.copyTrailer()
+	if r.Body != nil {
+		out.Body = body
+	}
 }
 
 // A trailingBody copies the request's trailer, except for Authorization, for

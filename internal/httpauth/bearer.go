@@ -35,24 +35,29 @@ type Fields struct {
 // Scan looks at the names of all fields, once for all who want to know.
 func Scan(h http.Header) (f Fields) {
 	for name, values := range h {
-		switch len(name) {
-		case len("Authorization"):
-			if name != "Authorization" {
-				if !IsAuthorization(name) {
-					continue
-				}
-				f.Misspelt = true
-			}
-			if f.Authorization == nil {
-				f.Authorization = values
-			} else {
-				f.Authorization = append(slices.Clip(f.Authorization), values...)
-			}
-		case len("Connection"):
-			f.Connection = f.Connection || name == "Connection"
+		switch {
+		case len(name) == len("Authorization"):
+			f.note(name, values)
+		case name == "Connection":
+			f.Connection = true
 		}
 	}
 	return f
+}
+
+func (f *Fields) note(name string, values []string) {
+	switch {
+	case name == "Authorization":
+	case IsAuthorization(name):
+		f.Misspelt = true
+	default:
+		return
+	}
+	if f.Authorization == nil {
+		f.Authorization = values
+	} else {
+		f.Authorization = append(slices.Clip(f.Authorization), values...)
+	}
 }
 
 // IsAuthorization reports whether name is that of the Authorization field, in
