@@ -1,6 +1,7 @@
 package phantom_test
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
@@ -270,4 +271,36 @@ func jwt(claim string, value any) string {
 func forged(claim string, value any) string {
 	changed, honest := jwt(claim, value), jwt("", nil)
 	return changed[:strings.LastIndex(changed, ".")] + honest[strings.LastIndex(honest, "."):]
+}
+
+// What prints the context that next gets does not print the JWT, and what next does to the request's field does no harm to the next request.
+func TestNextCannotSpillOrSpoilTheJWT(t *testing.T) {
+	calls := 0
+	next := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		calls++
+		values := r.Header["Authorization"]
+		if len(values) != 1 || values[0] != "Bearer "+benchJWT() {
+			t.Errorf("call %d: %d values, or not the JWT", calls, len(values))
+		}
+		ctx := context.WithValue(r.Context(), http.ServerContextKey, "x")
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+			for _, printed := range []any{r.Context(), ctx, &struct{ ctx context.Context }{r.Context()}} {
+				if text := fmt.Sprintf(verb, printed); strings.Contains(text, benchJWT()[:40]) ||
+					strings.Contains(text, fmt.Sprintf("%x", benchJWT()[:40])) {
+					t.Errorf("%s prints the JWT of %T", verb, printed)
+				}
+			}
+		}
+		values[0] = "spoilt"
+		_ = append(values, "spoilt too")
+		r.Header.Add("Authorization", "spoilt as well")
+	})
+	h := new(benchServer).middleware(t).Handler(next)
+	r := benchRequest(opaque(1))
+	for range 3 {
+		h.ServeHTTP(&sink{}, r)
+	}
+	if calls != 3 || r.Header.Get("Authorization") != "Bearer "+opaque(1) {
+		t.Errorf("%d calls, or the request changed", calls)
+	}
 }

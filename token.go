@@ -307,19 +307,18 @@ func (t *Token) LogValue() slog.Value {
 // contextKey is the key of the current token in a request's context.
 type contextKey struct{}
 
-// A handedOn is the context of a request that is handed on. What that request
-// needs beside its copy lies here too, in the same allocation.
+// A handedOn is the context of a request that is handed on. Its token is nil if
+// the request is anonymous.
 type handedOn struct {
 	context.Context
-	token         *Token
-	by            *Middleware
-	authorization [1]string // the values of the field; next may write to them
+	token *Token
+	by    *Middleware
 }
 
 // handedOnKey is the key of the latest handedOn itself.
 type handedOnKey struct{}
 
-// Value returns the token, which is nil if the request is anonymous.
+// Value returns the token, or the handedOn itself, for its key.
 func (c *handedOn) Value(key any) any {
 	switch key {
 	case contextKey{}:
@@ -329,12 +328,6 @@ func (c *handedOn) Value(key any) any {
 	}
 	return c.Context.Value(key)
 }
-
-// String and Format keep the JWT out of what prints a context.
-func (*handedOn) String() string { return "phantom.Context(redacted)" }
-
-// Format writes a fixed text, for every verb.
-func (c *handedOn) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // NewContext returns a context that carries the token. It is for tests of
 // handlers and for servers other than net/http's. A nil token hides one that
