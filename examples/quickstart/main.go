@@ -2,8 +2,12 @@
 // an authorization server that issues opaque tokens, a gateway that swaps them
 // for JWTs, an API behind it, and a client in front of it.
 //
-//	go run ./examples/quickstart         walks through the pattern and exits
-//	go run ./examples/quickstart -serve  stays up, to be tried with curl
+//	go run ./examples/quickstart               walks through the pattern and exits
+//	go run ./examples/quickstart -serve        stays up, to be tried with curl
+//	go run ./examples/quickstart -server mint  has another authorization server
+//
+// The server jwt gives the JWT when it is asked about a token. Most servers do
+// not: claims, mint and exchange show what a gateway does then.
 //
 // What to copy for a gateway of your own is in gateway.go.
 package main
@@ -50,24 +54,30 @@ func run(ctx context.Context, stdout io.Writer, args []string) (err error) {
 	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
 	flags.SetOutput(stdout)
 	serve := flags.Bool("serve", false, "stay up until interrupted, to be tried with curl")
+	server := flags.String("server", "jwt",
+		"`kind` of authorization server: jwt, or one without, for claims, mint or exchange")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
 		}
 		return err
 	}
+	about, ok := stories[*server]
+	if !ok {
+		return fmt.Errorf("-server %q is not jwt, claims, mint or exchange", *server)
+	}
 
 	var seen journal
 	if *serve {
 		seen.console = stdout
 	}
-	s, err := start(ctx, &seen)
+	s, err := start(ctx, &seen, *server)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
 
-	if _, err := fmt.Fprintf(stdout, intro, s.issuer, s.gateway, s.api); err != nil {
+	if _, err := fmt.Fprintf(stdout, intro, about, s.issuer, s.gateway, s.api); err != nil {
 		return err
 	}
 	if !*serve {
@@ -80,7 +90,18 @@ func run(ctx context.Context, stdout io.Writer, args []string) (err error) {
 	return nil
 }
 
+// stories says of each kind of server what is done about it.
+var stories = map[string]string{
+	"jwt": "The authorization server has a JWT for each token.",
+	"claims": "The authorization server has no JWT, and the API needs none: it is in the\n" +
+		"gateway's process.",
+	"mint": "The authorization server has no JWT, so the gateway makes one.",
+	"exchange": "The authorization server has no JWT when it is asked about a token, but takes\n" +
+		"the token in exchange for one.",
+}
+
 const intro = `The phantom token pattern: opaque tokens outside, JWTs inside.
+%s
 
   authorization server  %s
   gateway with phantom  %s
@@ -89,7 +110,8 @@ const intro = `The phantom token pattern: opaque tokens outside, JWTs inside.
 
 // A site is everything that runs.
 type site struct {
-	issuer, gateway, api string // URLs
+	server               string // its kind
+	issuer, gateway, api string // URLs; of claims, where the API is instead
 	as                   *phantomtest.AuthorizationServer
 	auth                 *phantom.Middleware
 	seen                 *journal
@@ -98,7 +120,7 @@ type site struct {
 
 // start serves each part on a listener of its own, as if it were on three
 // machines.
-func start(ctx context.Context, seen *journal) (*site, error) {
+func start(ctx context.Context, seen *journal, server string) (*site, error) {
 	var config net.ListenConfig
 	var listeners [3]net.Listener
 	var urls [3]*url.URL
@@ -110,23 +132,38 @@ func start(ctx context.Context, seen *journal) (*site, error) {
 		listeners[i] = l
 		urls[i] = &url.URL{Scheme: "http", Host: l.Addr().String()}
 	}
-	gatewayURL, apiURL, issuerURL := urls[0], urls[1], urls[2]
+	gatewayURL, issuerURL, apiURL := urls[0], urls[1], urls[2]
+	s := &site{
+		server: server, issuer: issuerURL.String(), gateway: gatewayURL.String(), api: apiURL.String(), seen: seen,
+	}
 
-	as := phantomtest.New(
-		phantomtest.WithIssuer(issuerURL.String()),
+	options := []phantomtest.Option{
+		phantomtest.WithIssuer(s.issuer),
 		phantomtest.WithAudience(audience),
 		phantomtest.WithClient(gatewayID, gatewaySecret),
 		phantomtest.WithClient(appID, appSecret),
-	)
-	auth, gateway, err := newGateway(issuerURL.String(), apiURL)
+	}
+	if server != "jwt" {
+		options = append(options, phantomtest.WithoutJWT())
+	}
+	s.as = phantomtest.New(options...)
+	source, published, err := jwtSource(server, s.gateway)
 	if err != nil {
 		return nil, err
 	}
-	s := &site{
-		issuer: issuerURL.String(), gateway: gatewayURL.String(), api: apiURL.String(),
-		as: as, auth: auth, seen: seen,
+	api := proxyTo(apiURL)
+	if server == "claims" {
+		api, s.api = seen.record(http.HandlerFunc(ordersHere)), "in the gateway's process"
 	}
-	for i, h := range []http.Handler{gateway, seen.record(http.HandlerFunc(orders)), seen.record(as)} {
+	auth, gateway, err := newGateway(s.issuer, api, source...)
+	if err != nil {
+		return nil, err
+	}
+	if published != nil {
+		gateway.Handle("/.well-known/", published)
+	}
+	s.auth = auth
+	for i, h := range []http.Handler{gateway, seen.record(s.as), seen.record(http.HandlerFunc(orders))} {
 		srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
 		s.servers = append(s.servers, srv)
 		go func() {

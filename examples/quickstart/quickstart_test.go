@@ -11,38 +11,77 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/phantom-token/phantom"
 )
 
+// Each kind of server, with what is its own in the second step.
 func TestWalk(t *testing.T) {
+	claims := []string{
+		"> Accept: application/json\n",
+		"token_type_hint=access_token\n",
+		"< 200 OK\n",
+		"< Content-Type: application/json\n",
+		`"active": true`,
+		`"sub": "app"`,
+	}
+	for server, own := range map[string][]string{
+		"jwt": {
+			"> Accept: application/jwt\n",
+			"token_type_hint=access_token\n",
+			"< 200 OK\n",
+			"< Content-Type: application/jwt\n",
+			"< Cache-Control: max-age=",
+			"< eyJ",
+			`"alg": "ES256"`,
+			`"typ": "at+jwt"`,
+			`"aud": "https://api.example.com"`,
+			`"client_id": "app"`,
+		},
+		"claims": append(slices.Clip(claims), `Authorization: ""`),
+		"mint": append(slices.Clip(claims),
+			`"typ": "at+jwt"`,
+			`"iss": "http://127.0.0.1:`,
+			`"aud": "https://orders.internal"`,
+			`"client_id": "app"`,
+		),
+		"exchange": append(slices.Clip(claims),
+			"> POST /token\n",
+			"grant_type=urn:ietf:params:oauth:grant-type:token-exchange\n",
+			"subject_token=",
+			"audience=https://orders.internal\n",
+			"< access_token: eyJ",
+			`"typ": "at+jwt"`,
+			`"aud": "https://orders.internal"`,
+			`"client_id": "gateway"`,
+		),
+	} {
+		t.Run(server, func(t *testing.T) { testWalk(t, server, own) })
+	}
+}
+
+func testWalk(t *testing.T, server string, own []string) {
 	var out bytes.Buffer
-	if err := run(t.Context(), &out, nil); err != nil {
+	if err := run(t.Context(), &out, []string{"-server", server}); err != nil {
 		t.Fatalf("%v after\n%s", err, &out)
 	}
 	text := out.String()
 	// Each in the order of the steps.
 	rest := text
-	for _, want := range []string{
+	for _, want := range slices.Concat([]string{
 		"authorization server  http://127.0.0.1:",
 		"gateway with phantom  http://127.0.0.1:",
 		"> POST /token\n",
 		"< access_token: ",
 		"> GET /orders\n",
 		"> POST /introspect\n",
-		"> Accept: application/jwt\n",
-		"token_type_hint=access_token\n",
-		"< 200 OK\n",
-		"< Content-Type: application/jwt\n",
-		"< Cache-Control: max-age=",
-		"< eyJ",
-		`"alg": "ES256"`,
-		`"typ": "at+jwt"`,
-		`"aud": "https://api.example.com"`,
-		`"client_id": "app"`,
+	}, own, []string{
 		"< 200 OK\n",
 		`< {"customer":"app","orders":["espresso"]}`,
 		"> GET /orders\n",
@@ -63,7 +102,7 @@ func TestWalk(t *testing.T) {
 		"Forget",
 		"< 401 Unauthorized\n",
 		`error="invalid_token"`,
-	} {
+	}) {
 		_, after, found := strings.Cut(rest, want)
 		if !found {
 			t.Fatalf("no %q where it should be in\n%s", want, text)
@@ -77,6 +116,30 @@ func TestWalk(t *testing.T) {
 	}
 	if found := regexp.MustCompile(`[\w-]{60,}`).FindString(text); found != "" {
 		t.Errorf("a token in full: %s", found)
+	}
+}
+
+// The API that gets a minted JWT can verify it with what the gateway serves.
+func TestPublishedKeys(t *testing.T) {
+	s, err := start(t.Context(), new(journal), "mint")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	if err := walk(t.Context(), io.Discard, s); err != nil {
+		t.Fatal(err)
+	}
+	api, err := phantom.New(
+		phantom.WithIssuer(s.gateway),
+		phantom.WithAudience(apiAudience),
+		phantom.WithoutIntrospection(),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := api.Verify(t.Context(), bearer(s.seen.last("/orders").request))
+	if err != nil || tok.Subject() != appID {
+		t.Errorf("token %v, error %v", tok, err)
 	}
 }
 
@@ -95,7 +158,7 @@ func TestWalkStops(t *testing.T) {
 		"failing lookup":       {func(s *site) { s.as.Fail(500, 1) }, "GET /orders: got 503, want 200"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := start(t.Context(), new(journal))
+			s, err := start(t.Context(), new(journal), "jwt")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -183,6 +246,10 @@ func TestFlags(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(t.Context(), &out, []string{"-help"}); err != nil || !strings.Contains(out.String(), "-serve") {
 		t.Errorf("error %v, output %s", err, &out)
+	}
+	if err := run(t.Context(), &out, []string{"-server", "opaque"}); err == nil ||
+		err.Error() != `-server "opaque" is not jwt, claims, mint or exchange` {
+		t.Errorf("error %v for an unknown kind of server", err)
 	}
 	if err := run(t.Context(), &out, []string{"-unknown"}); err == nil || errors.Is(err, flag.ErrHelp) {
 		t.Errorf("error %v for an unknown flag", err)

@@ -31,7 +31,7 @@ func walk(ctx context.Context, out io.Writer, s *site) error {
 	w.getToken(ctx, "orders:read profile")
 
 	w.sayf("2. It calls the API through the gateway.")
-	w.get(ctx, "/orders", w.token, http.StatusOK, w.showIntrospection, w.showJWT)
+	w.get(ctx, "/orders", w.token, http.StatusOK, w.showIntrospection, w.showSource)
 
 	w.sayf("3. It calls again. The gateway knows by now what the token stands for.")
 	w.get(ctx, "/orders", w.token, http.StatusOK)
@@ -174,36 +174,93 @@ func (w *walker) showIntrospection() {
 	w.status(x.status)
 	w.linef("< Content-Type: %s", x.response.Get("Content-Type"))
 	w.linef("< Cache-Control: %s", x.response.Get("Cache-Control"))
-	w.linef("< %s", shorten(x.body))
+	if w.server == "jwt" {
+		w.linef("< %s", shorten(x.body))
+		return
+	}
+	w.json("< ", []byte(x.body))
 }
 
-// showJWT shows what the API received.
+// showSource shows where the JWT comes from, and what the API received.
+func (w *walker) showSource() {
+	switch w.server {
+	case "claims":
+		w.sayf("   The gateway checks the claims and calls the API, which is a handler of the\n" +
+			"   same process and finds them in the context. It gets no token of any kind:")
+		w.linef("Authorization: %q", w.seen.last("/orders").request.Get("Authorization"))
+	case "mint":
+		w.sayf("   The gateway checks the claims, makes a JWT of them and calls the API with\n" +
+			"   it. The keys to verify it are below the gateway's own /.well-known/.\n" +
+			"   The API receives:")
+		w.showJWT()
+	case "exchange":
+		w.sayf("   The gateway checks the claims and exchanges the token for a JWT.")
+		w.showExchange()
+		w.sayf("   The gateway verifies the JWT and calls the API with it. The API receives:")
+		w.showJWT()
+	default:
+		w.sayf("   The gateway verifies the JWT and calls the API with it. The API receives:")
+		w.showJWT()
+	}
+	w.sayf("   Its answer goes back to the client.")
+}
+
+// showExchange shows how the gateway got the JWT.
+func (w *walker) showExchange() {
+	if w.err != nil {
+		return
+	}
+	x := w.seen.last("/token")
+	w.linef("> %s %s", x.method, x.path)
+	w.form(x.form)
+	w.status(x.status)
+	var granted struct {
+		AccessToken     string `json:"access_token"`
+		IssuedTokenType string `json:"issued_token_type"`
+	}
+	if w.err = json.Unmarshal([]byte(x.body), &granted); w.err != nil {
+		return
+	}
+	w.linef("< access_token: %s", shorten(granted.AccessToken))
+	w.linef("< issued_token_type: %s", granted.IssuedTokenType)
+}
+
+// showJWT shows the JWT that the API received.
 func (w *walker) showJWT() {
 	if w.err != nil {
 		return
 	}
-	w.sayf("   The gateway verifies the JWT and calls the API with it. The API receives:")
 	header, claims, err := decode(bearer(w.seen.last("/orders").request))
 	if err != nil {
 		w.err = err
 		return
 	}
-	for _, part := range [][]byte{header, claims} {
-		var b bytes.Buffer
-		if w.err = json.Indent(&b, part, "   ", "  "); w.err != nil {
-			return
-		}
-		w.linef("%s", b.String())
+	w.json("", header)
+	w.json("", claims)
+}
+
+// json shows a JSON text.
+func (w *walker) json(prefix string, text []byte) {
+	if w.err != nil {
+		return
 	}
-	w.sayf("   Its answer goes back to the client.")
+	var b bytes.Buffer
+	if w.err = json.Indent(&b, text, "   "+prefix, "  "); w.err == nil {
+		w.linef("%s%s", prefix, b.String())
+	}
 }
 
 // form shows a form, one field per line, and no token in full.
 func (w *walker) form(form url.Values) {
-	for _, name := range []string{"grant_type", "scope", "token", "token_type_hint"} {
-		if value := form.Get(name); name == "token" && value != "" {
-			w.linef(">   token=%s", shorten(value))
-		} else if value != "" {
+	for _, name := range []string{
+		"grant_type", "scope", "token", "token_type_hint",
+		"subject_token", "subject_token_type", "requested_token_type", "audience",
+	} {
+		value := form.Get(name)
+		if name == "token" || name == "subject_token" {
+			value = shorten(value)
+		}
+		if value != "" {
 			w.linef(">   %s=%s", name, value)
 		}
 	}
