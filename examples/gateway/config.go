@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -30,10 +29,11 @@ type settings struct {
 	upstream                              string
 	upstreamTimeout, shutdownTimeout      time.Duration
 
-	issuer, introspectionEndpoint, jwksURL, jsonMember string
-	audience, scopes                                   string
-	clientAuth, clientID, clientSecretFile             string
-	maxTTL                                             time.Duration
+	issuer, introspectionEndpoint          string
+	audience, scopes                       string
+	clientAuth, clientID, clientSecretFile string
+	maxTTL                                 time.Duration
+	modeSettings
 }
 
 // config is what follows from them.
@@ -44,6 +44,7 @@ type config struct {
 	upstreamTimeout, shutdownTimeout time.Duration
 	auth                             *phantom.Middleware
 	scopes                           []string
+	published                        *publication // nil: nothing
 }
 
 func flags(s *settings) *flag.FlagSet {
@@ -61,16 +62,14 @@ func flags(s *settings) *flag.FlagSet {
 		"how much `time` requests get to finish after SIGTERM")
 	f.StringVar(&s.issuer, "issuer", "", "issuer `URL` of the authorization server; required")
 	f.StringVar(&s.introspectionEndpoint, "introspection-endpoint", "", "`URL`; from the issuer's metadata by default")
-	f.StringVar(&s.jwksURL, "jwks-url", "", "`URL` of the issuer's keys; from its metadata by default")
-	f.StringVar(&s.jsonMember, "json-member", "",
-		"`name` of the member that holds the JWT, for servers that answer in JSON")
-	f.StringVar(&s.audience, "audience", "", "`values`, separated by spaces, of which a JWT must be for one; required")
+	f.StringVar(&s.audience, "audience", "", "`values`, separated by spaces, of which a token must be for one; required")
 	f.StringVar(&s.scopes, "scopes", "", "`scopes`, separated by spaces, that every request needs")
 	f.StringVar(&s.clientAuth, "client-auth", "basic",
-		"`method` of client authentication at the introspection endpoint: basic, post or none")
-	f.StringVar(&s.clientID, "client-id", "", "`identifier` of the introspection client")
+		"`method` of client authentication at the authorization server: basic, post or none")
+	f.StringVar(&s.clientID, "client-id", "", "`identifier` of the gateway as a client")
 	f.StringVar(&s.clientSecretFile, "client-secret-file", "", "`file` with its secret; or set "+secretVariable)
 	f.DurationVar(&s.maxTTL, "max-ttl", time.Minute, "the longest `time` that a revoked token can go unnoticed")
+	modeFlags(f, &s.modeSettings)
 	return f
 }
 
@@ -106,7 +105,9 @@ func configure(args []string, getenv func(string) string, logger *slog.Logger) (
 			m.add("scopes", "%q is not a scope", scope)
 		}
 	}
-	c.auth = m.middleware(s, getenv(secretVariable), logger)
+	source, published := m.source(&s.modeSettings)
+	c.published = published
+	c.auth = m.middleware(s, source, getenv(secretVariable), logger)
 	return c, m
 }
 
@@ -204,12 +205,14 @@ func isScope(s string) bool {
 }
 
 // middleware returns what checks the tokens.
-func (m *mistakes) middleware(s *settings, secret string, logger *slog.Logger) *phantom.Middleware {
-	opts := []phantom.Option{
+func (m *mistakes) middleware(
+	s *settings, source []phantom.Option, secret string, logger *slog.Logger,
+) *phantom.Middleware {
+	opts := append([]phantom.Option{
 		phantom.WithClientAuth(m.clientAuth(s, secret)),
 		phantom.WithMaxTTL(s.maxTTL),
 		phantom.WithLogger(logger),
-	}
+	}, source...)
 	given := func(value string, option func(string) phantom.Option) {
 		if value != "" {
 			opts = append(opts, option(value))
@@ -217,39 +220,12 @@ func (m *mistakes) middleware(s *settings, secret string, logger *slog.Logger) *
 	}
 	given(s.issuer, phantom.WithIssuer)
 	given(s.introspectionEndpoint, phantom.WithIntrospectionEndpoint)
-	given(s.jwksURL, phantom.WithJWKSURL)
-	given(s.jsonMember, phantom.WithJSONResponse)
 	if audience := strings.Fields(s.audience); len(audience) > 0 {
 		opts = append(opts, phantom.WithAudience(audience...))
 	}
 	auth, err := phantom.New(opts...)
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, err := range joined.Unwrap() {
-			m.translate(err)
-		}
-	}
+	m.translateAll(err)
 	return auth
-}
-
-// flagOf names the flag that sets an option of phantom.
-var flagOf = map[string]string{
-	"WithIssuer":                "issuer",
-	"WithIntrospectionEndpoint": "introspection-endpoint",
-	"WithJWKSURL":               "jwks-url",
-	"WithJSONResponse":          "json-member",
-	"WithAudience":              "audience",
-	"WithMaxTTL":                "max-ttl",
-}
-
-// translate reports a mistake in the options in terms of flags.
-func (m *mistakes) translate(err error) {
-	var e *phantom.ConfigError
-	if errors.As(err, &e) && flagOf[e.Option] != "" {
-		reason, _, _ := strings.Cut(e.Reason, "; see With") // no flag leads there
-		m.add(flagOf[e.Option], "%s", reason)
-		return
-	}
-	*m = append(*m, err)
 }
 
 func (m *mistakes) clientAuth(s *settings, secret string) phantom.ClientAuth {

@@ -172,7 +172,9 @@ func (u *upstream) does(f http.HandlerFunc) {
 }
 
 func (u *upstream) record(r *http.Request, body string) {
-	u.site.secret(bearer(r))
+	if jwt := bearer(r); jwt != "" {
+		u.site.secret(jwt)
+	}
 	r = r.WithContext(r.Context()) // the server goes on with its own
 	r.Body = http.NoBody
 	u.mu.Lock()

@@ -16,16 +16,21 @@
 // an issuer and of an API to put behind the gateway. The audience there is
 // https://api.example.com, the client gateway and its secret gateway-secret.
 //
-// What to look at: config.go turns flags into options of phantom; proxy.go
-// stands between a client and the upstream, and keeps the upstream from
+// Where the JWT comes from is -mode: the introspection endpoint (jwt), a key of
+// the gateway's own (mint), or the token endpoint (exchange). With claims the
+// service gets no credentials at all. docs/servers.md says which server needs
+// which.
+//
+// What to look at: config.go and mode.go turn flags into options of phantom;
+// proxy.go stands between a client and the upstream, and keeps the upstream from
 // believing what a client made up; observe.go has the access log and the health
 // endpoint; this file serves and stops.
 //
 // What it leaves to you: the way to the upstream carries JWTs and needs TLS or
 // a private network; behind a load balancer the address in the log and in
-// X-Forwarded-For is the balancer's; a renewed certificate needs a restart,
-// and a restart cuts off websockets; nothing limits the size of bodies or the
-// number of requests.
+// X-Forwarded-For is the balancer's; a renewed certificate or a new key needs a
+// restart, and a restart cuts off websockets; nothing limits the size of bodies
+// or the number of requests.
 package main
 
 import (

@@ -17,26 +17,33 @@ import (
 )
 
 // newGateway returns the handler for clients. No request gets around the check
-// of its token. Before that, a request can only be refused.
+// of its token. Before that, a request can only be refused, or get what a
+// gateway that mints publishes.
 func newGateway(c *config, logger *slog.Logger) http.Handler {
 	protect := c.auth.Handler
 	if len(c.scopes) > 0 {
 		protect = c.auth.RequireScopes(c.scopes...)
 	}
-	return refuseMethods(protect(endAtExpiry(newProxy(c, logger))))
+	return refuseMethods(c.published.before(protect(endAtExpiry(newProxy(c, logger)))))
 }
 
 // leeway is what a token has beyond its expiry when it comes with a clock that
 // differs, as phantom's own default.
 const leeway = 10 * time.Second
 
-// endAtExpiry ends a request when its token expires. A websocket or an event
-// stream would live on.
+// endAtExpiry ends a request when its token or its JWT expires. A websocket or
+// an event stream would live on.
 func endAtExpiry(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		deadline := time.Now().Add(leeway)
-		if tok, ok := phantom.FromContext(r.Context()); ok && time.Until(tok.Expiry()) > 0 {
-			deadline = tok.Expiry()
+		if tok, ok := phantom.FromContext(r.Context()); ok {
+			switch expiry := tok.Expiry(); {
+			case expiry.IsZero(): // never, which -mode claims permits
+				next.ServeHTTP(w, r)
+				return
+			case time.Until(expiry) > 0:
+				deadline = expiry
+			}
 		}
 		ctx, cancel := context.WithDeadline(r.Context(), deadline)
 		defer cancel()
