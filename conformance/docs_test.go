@@ -1,0 +1,205 @@
+package conformance_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/format"
+	"go/importer"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A goBlock is a piece of Go code in a document.
+type goBlock struct {
+	place string // file and line
+	code  string
+}
+
+func goBlocks(t *testing.T, file string) (blocks []goBlock) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range regexp.MustCompile("(?ms)^```go\n(.*?)^```").FindAllSubmatchIndex(text, -1) {
+		line := bytes.Count(text[:at[2]], []byte("\n")) + 1
+		blocks = append(blocks, goBlock{fmt.Sprintf("%s:%d", filepath.Base(file), line), string(text[at[2]:at[3]])})
+	}
+	return blocks
+}
+
+// docPackages are what the code in documents may use without an import.
+var docPackages = map[string]string{
+	"context": "context", "crypto": "crypto", "errors": "errors", "fmt": "fmt", "http": "net/http",
+	"httptest": "net/http/httptest", "log": "log", "slog": "log/slog", "os": "os", "strings": "strings",
+	"testing": "testing", "time": "time", "url": "net/url",
+	"phantom":     "github.com/phantom-token/phantom",
+	"mint":        "github.com/phantom-token/phantom/mint",
+	"phantomtest": "github.com/phantom-token/phantom/phantomtest",
+	"resource":    "github.com/phantom-token/phantom/resource",
+	"stepup":      "github.com/phantom-token/phantom/stepup",
+}
+
+// docNames are the variables that stand for what the text around a piece of
+// code is about.
+const docNames = `ctx context.Context, t *testing.T, mux *http.ServeMux, orders http.Handler, secret string,
+	key crypto.Signer, introspector phantom.Introspector, minter *mint.Minter, auth *phantom.Middleware`
+
+// Each piece of Go code in README.md and docs is a program, or compiles inside
+// a function.
+func TestDocumentsCompile(t *testing.T) {
+	files, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fset := token.NewFileSet()
+	imports := importer.ForCompiler(fset, "gc", exportData(t))
+	compiled := 0
+	for _, file := range append(files, "../README.md") {
+		for _, block := range goBlocks(t, file) {
+			if formatted, err := format.Source([]byte(block.code)); err != nil || string(formatted) != block.code {
+				t.Errorf("%s: not formatted: %v", block.place, err)
+			}
+			source := block.code
+			if !strings.HasPrefix(source, "package ") {
+				source = docPrelude(docPackages) + "func _(" + docNames + ") {\n{\n" + block.code + "}\n}\n"
+			}
+			parsed, err := parser.ParseFile(fset, block.place, source, parser.SkipObjectResolution)
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			config := types.Config{Importer: imports, Error: func(err error) {
+				// What is unused in the piece is used by the reader.
+				if e, ok := err.(types.Error); !ok || !e.Soft {
+					t.Errorf("%s: %v", block.place, err)
+				}
+			}}
+			_, _ = config.Check("docs", fset, []*ast.File{parsed}, nil)
+			compiled++
+		}
+	}
+	if compiled < 30 {
+		t.Errorf("%d pieces of code", compiled)
+	}
+}
+
+// docPrelude is the head of a file with these imports.
+func docPrelude(packages map[string]string) string {
+	var b strings.Builder
+	b.WriteString("package docs\nimport (\n")
+	for _, name := range slices.Sorted(maps.Keys(packages)) {
+		fmt.Fprintf(&b, "%s %q\n", name, packages[name])
+	}
+	b.WriteString(")\n")
+	return b.String()
+}
+
+// exportData finds what the compiler knows of the packages.
+func exportData(t *testing.T) func(path string) (io.ReadCloser, error) {
+	t.Helper()
+	args := []string{"list", "-export", "-deps", "-f", "{{.ImportPath}}={{.Export}}"}
+	out := goCommand(t, append(args, slices.Sorted(maps.Values(docPackages))...)...)
+	files := map[string]string{}
+	for line := range strings.Lines(out) {
+		path, file, _ := strings.Cut(strings.TrimSpace(line), "=")
+		files[path] = file
+	}
+	return func(path string) (io.ReadCloser, error) { return os.Open(files[path]) }
+}
+
+// New accepts the options of each server.
+func TestServersOptions(t *testing.T) {
+	var calls strings.Builder
+	used := map[string]string{}
+	for _, block := range goBlocks(t, "../docs/servers.md") {
+		if strings.Contains(block.code, "minter, err :=") {
+			continue // it is what main makes
+		}
+		fmt.Fprintf(&calls, "check(%q, func() error {\n%s\n_ = auth\nreturn err\n})\n", block.place, block.code)
+	}
+	program := `type server struct{}
+
+func (server) Introspect(context.Context, string) (*phantom.Introspection, error) { return nil, nil }
+
+func check(place string, configure func() error) {
+	if err := configure(); err != nil {
+		fmt.Println(place, err)
+	}
+}
+
+func main() {
+	const secret = "not in code"
+	introspector := server{}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		log.Fatal(err)
+	}
+	minter, err := mint.New("https://gateway.example.com", []mint.Key{{Signer: key}}, mint.WithAudience("orders"))
+	if err != nil {
+		log.Fatal(err)
+	}
+` + calls.String() + `
+	fmt.Println("done")
+}
+`
+	packages := maps.Clone(docPackages)
+	maps.Copy(packages, map[string]string{"rsa": "crypto/rsa", "rand": "crypto/rand"})
+	for name, path := range packages {
+		if regexp.MustCompile(`\b` + name + `\.[A-Z]`).MatchString(program) {
+			used[name] = path
+		}
+	}
+	program = strings.Replace(docPrelude(used), "package docs", "package main", 1) + program
+	if out := runInModule(t, program); out != "done\n" {
+		t.Errorf("New says\n%s", out)
+	}
+}
+
+// runInModule runs a program that is in no file of the module.
+func runInModule(t *testing.T, program string) string {
+	t.Helper()
+	dir := t.TempDir()
+	file, overlay := filepath.Join(dir, "main.go"), filepath.Join(dir, "overlay.json")
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	replaced, err := json.Marshal(map[string]any{
+		"Replace": map[string]string{filepath.Join(root, "conformance", "program", "main.go"): file},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{file: []byte(program), overlay: replaced} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return goCommand(t, "run", "-overlay", overlay, "./conformance/program")
+}
+
+func goCommand(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", args...)
+	cmd.Dir = ".."
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go %s: %v\n%s", args[0], err, &stderr)
+	}
+	return string(out)
+}
