@@ -57,7 +57,10 @@ func (r *Rules) CheckMembers(members jose.Object, now time.Time) (*Set, error) {
 	if set.ClientID == "" {
 		set.ClientID, _ = members.Get("azp").Text()
 	}
-	use := useOf(members)
+	if set.Confirmation, ok = r.confirmation(members); !ok {
+		return nil, refusedAnswer("cnf")
+	}
+	use := r.useOf(members, set.Confirmation)
 	if use == otherKind {
 		return nil, refusedAnswer("not an access token")
 	}
@@ -75,9 +78,6 @@ func (r *Rules) CheckMembers(members jose.Object, now time.Time) (*Set, error) {
 	// apart, except that they are meant for no resource server.
 	if use == unsaid && (len(r.Audience) == 0 || !given) {
 		return nil, refusedAnswer("token_type missing")
-	}
-	if isBound(members) {
-		return nil, refusedAnswer("cnf")
 	}
 	set.Scope = readScope(members)
 	return set, nil
@@ -140,7 +140,7 @@ const (
 
 // useOf reads the kind from the members in which servers write it. A token_type
 // need not be Bearer: any word will do that does not name another kind.
-func useOf(members jose.Object) use {
+func (r *Rules) useOf(members jose.Object, c Confirmation) use {
 	said := unsaid
 	for _, name := range []string{"token_use", "token_usage"} {
 		v, given := lookUp(members, name)
@@ -153,7 +153,7 @@ func useOf(members jose.Object) use {
 	}
 	for _, name := range []string{"typ", "purpose", "token_type"} {
 		v := members.Get(name)
-		if isOtherUse(v) {
+		if r.isOtherUse(v, c) {
 			return otherKind
 		}
 		if text, _ := v.Text(); name == "token_type" && text != "" {

@@ -21,6 +21,9 @@ type Rules struct {
 	// ClientSubject, in front of the client_id, is the subject of a token that
 	// has no sub. If it is empty, such a token is refused.
 	ClientSubject string
+	// Schemes has the authentication scheme of each confirmation method that is
+	// checked; empty: Bearer. A token that is bound by another is refused.
+	Schemes map[string]string
 }
 
 // A Set holds the claims that the rules read, and all claims as they came.
@@ -28,6 +31,7 @@ type Set struct {
 	Subject, ClientID, ID, Scope string
 	Audience                     []string
 	Expiry, IssuedAt             int64 // seconds; 0 when absent
+	Confirmation                 Confirmation
 	All                          jose.Object
 }
 
@@ -113,10 +117,10 @@ func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 	if set.Subject == "" {
 		return nil, refused("sub")
 	}
-	if isBound(claims) {
+	if set.Confirmation, ok = r.confirmation(claims); !ok {
 		return nil, refused("cnf")
 	}
-	if member := otherUse(claims); member != "" {
+	if member := r.otherUse(claims, set.Confirmation); member != "" {
 		return nil, refused("not an access token: " + member)
 	}
 	set.Scope = readScope(claims)
@@ -161,7 +165,8 @@ func (r *Rules) forUs(audience []string) bool {
 // CheckAnswer compares the members of a JSON introspection answer (RFC 7662
 // section 2.2) and its exp with the JWT that came with them. The server may
 // have called a refresh token active, or sent the JWT of another token. A JWT
-// with a nonce is an ID token unless the JWT or the answer says otherwise.
+// with a nonce is an ID token unless the JWT or the answer says otherwise. The
+// set takes what only the answer says of the token's confirmation.
 func (r *Rules) CheckAnswer(
 	msg *jose.Message, set *Set, members jose.Object, expiry, now time.Time,
 ) error {
@@ -172,7 +177,7 @@ func (r *Rules) CheckAnswer(
 	if err := checkNames(members); err != nil {
 		return err
 	}
-	if err := CheckUse(members); err != nil {
+	if err := r.checkConfirmation(set, members); err != nil {
 		return err
 	}
 	if _, given := lookUp(msg.Claims, "nonce"); given && typeOf(msg) != typeAccessToken &&
@@ -189,4 +194,19 @@ func (r *Rules) CheckAnswer(
 		}
 	}
 	return nil
+}
+
+// checkConfirmation compares what the answer and the JWT say about the key that
+// the token is bound to, and about the kind of token that it therefore is.
+func (r *Rules) checkConfirmation(set *Set, members jose.Object) error {
+	beside, ok := r.confirmation(members)
+	switch none := (Confirmation{}); {
+	case !ok:
+		return refused("introspection cnf")
+	case set.Confirmation == none:
+		set.Confirmation = beside
+	case beside != none && beside != set.Confirmation:
+		return refused("introspection cnf differs")
+	}
+	return r.checkUse(members, set.Confirmation)
 }

@@ -11,16 +11,19 @@ import (
 // token.
 var accessTokenUses = []string{"access_token", "access"}
 
-// otherUses are what servers write, in any case, about tokens that are not
-// plain bearer access tokens.
-var otherUses = []string{
-	"id", "id_token", "refresh", "refresh_token", "offline", "offline_access", "logout", "dpop", "pop",
-}
+// otherUses are what servers write, in any case, about tokens that are no access
+// tokens.
+var otherUses = []string{"id", "id_token", "refresh", "refresh_token", "offline", "offline_access", "logout"}
 
-// isOtherUse reports whether the value is one of otherUses.
-func isOtherUse(v jose.Value) bool {
+// boundUses are what they write about access tokens that are bound.
+var boundUses = []string{"dpop", "pop"}
+
+// isOtherUse reports whether the value is one of otherUses. One of boundUses is
+// right for a token that comes under this scheme (RFC 9449 section 6.2).
+func (r *Rules) isOtherUse(v jose.Value, c Confirmation) bool {
 	text, _ := v.Text()
-	return slices.Contains(otherUses, strings.ToLower(text))
+	text = strings.ToLower(text)
+	return slices.Contains(otherUses, text) || slices.Contains(boundUses, text) && !r.comesUnder(text, c)
 }
 
 // saysOtherUse reports whether a value of token_use or token_usage says
@@ -33,12 +36,12 @@ func saysOtherUse(v jose.Value) bool {
 // otherUse returns the claim that shows that a JWT is not an access token, if
 // any. Servers write it there (Amazon's token_use, Keycloak's typ, Curity's
 // purpose), and some claims are in ID tokens only.
-func otherUse(claims jose.Object) string {
+func (r *Rules) otherUse(claims jose.Object, c Confirmation) string {
 	if use, given := lookUp(claims, "token_use"); given && saysOtherUse(use) {
 		return "token_use"
 	}
 	for _, name := range []string{"typ", "purpose", "token_type"} {
-		if isOtherUse(claims.Get(name)) {
+		if r.isOtherUse(claims.Get(name), c) {
 			return name
 		}
 	}
@@ -52,7 +55,8 @@ func otherUse(claims jose.Object) string {
 
 // saysAccessToken reports whether a JWT, or the answer around it, calls the
 // token an access token. Some servers copy the nonce of the login into those
-// (Keycloak), and then this word alone tells them from ID tokens.
+// (Keycloak), and then this word alone tells them from ID tokens. That a token
+// is bound, as it says, is checked elsewhere.
 func saysAccessToken(members jose.Object) bool {
 	for _, name := range []string{"token_use", "token_usage"} {
 		if !saysOtherUse(members.Get(name)) {
@@ -61,35 +65,33 @@ func saysAccessToken(members jose.Object) bool {
 	}
 	for _, name := range []string{"typ", "purpose", "token_type"} {
 		text, _ := members.Get(name).Text()
-		if text = strings.ToLower(text); text == "bearer" || slices.Contains(accessTokenUses, text) {
+		if text = strings.ToLower(text); text == "bearer" || text == "dpop" || slices.Contains(accessTokenUses, text) {
 			return true
 		}
 	}
 	return false
 }
 
-// CheckUse refuses an answer about a token that is not a plain bearer access
-// token. Servers call refresh tokens active too, and say so in different
-// members.
-func CheckUse(members jose.Object) error {
+// CheckUse refuses an answer about a token that is not an access token, or that
+// is bound in a way that is not checked. Servers call refresh tokens active too,
+// and say so in different members.
+func (r *Rules) CheckUse(members jose.Object) error {
+	c, ok := r.confirmation(members)
+	if !ok {
+		return refused("introspection cnf")
+	}
+	return r.checkUse(members, c)
+}
+
+// checkUse is the part of CheckUse that looks at the kind of the token.
+func (r *Rules) checkUse(members jose.Object, c Confirmation) error {
 	for _, name := range []string{"token_use", "token_usage"} {
 		if v, given := lookUp(members, name); given && saysOtherUse(v) {
 			return refused("introspection " + name)
 		}
 	}
-	if isOtherUse(members.Get("token_type")) {
+	if r.isOtherUse(members.Get("token_type"), c) {
 		return refused("introspection token_type")
 	}
-	if isBound(members) {
-		return refused("introspection cnf")
-	}
 	return nil
-}
-
-// isBound reports whether the claims tie the token to a key or certificate of
-// the client (RFC 7800). Such a token must not pass as a plain bearer token
-// (RFC 9449 section 7.2, RFC 8705 section 3).
-func isBound(claims jose.Object) bool {
-	_, given := lookUp(claims, "cnf")
-	return given
 }

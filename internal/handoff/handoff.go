@@ -8,6 +8,7 @@ import (
 	"maps"
 	"mime/multipart"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/phantom-token/phantom/internal/httpauth"
@@ -48,18 +49,31 @@ func (h *Handoff) removeFiles() {
 // to such a map makes it grow, even if the key is there.
 const fullGroup = 8
 
+// Proofs are the names of the fields with which a client proves that a token is
+// its own. Like Authorization, they are for this service alone.
+type Proofs []string
+
+// withhold reports whether next must not see what the client sent in the field.
+func (p Proofs) withhold(name string) bool {
+	return httpauth.IsAuthorization(name) ||
+		slices.ContainsFunc(p, func(proof string) bool { return strings.EqualFold(proof, name) })
+}
+
 // Copy returns a shallow copy of the request with the context, and with a
 // header map of its own, in which the values of Authorization replace what the
-// client sent; nil removes it. found is what a scan of r.Header found.
-func Copy(ctx context.Context, r *http.Request, authorization []string, found httpauth.Fields) *http.Request {
+// client sent; nil removes it. Proofs are removed. found is what a scan of
+// r.Header found.
+func Copy(
+	ctx context.Context, r *http.Request, authorization []string, found httpauth.Fields, proofs Proofs,
+) *http.Request {
 	out := r.WithContext(ctx)
 	header := maps.Clone(r.Header)
 	if header == nil {
 		header = http.Header{}
 	}
 	switch {
-	case found.Misspelt:
-		maps.DeleteFunc(header, func(name string, _ []string) bool { return httpauth.IsAuthorization(name) })
+	case found.Misspelt, len(proofs) > 0:
+		maps.DeleteFunc(header, func(name string, _ []string) bool { return proofs.withhold(name) })
 	case authorization == nil, len(header) == fullGroup:
 		delete(header, "Authorization")
 	}
@@ -67,34 +81,35 @@ func Copy(ctx context.Context, r *http.Request, authorization []string, found ht
 		header["Authorization"] = authorization
 	}
 	// A proxy drops the fields that Connection names (RFC 9110 section 7.6.1).
-	// The client must not be able to name this one, or to send it as a trailer.
+	// The client must not be able to name these, or to send them as a trailer.
 	if found.Connection {
-		cleanConnection(header)
+		cleanConnection(header, proofs)
 	}
 	// A body of unknown length may bring a trailer that was not announced.
 	if r.Trailer != nil || r.ContentLength < 0 {
-		handOnTrailer(r, out)
+		handOnTrailer(r, out, proofs)
 	}
 	out.Header = header
 	return out
 }
 
-func handOnTrailer(r, out *http.Request) {
+func handOnTrailer(r, out *http.Request, proofs Proofs) {
 	out.Trailer = http.Header{}
-	body := &trailingBody{r.Body, r, out.Trailer}
+	body := &trailingBody{r.Body, r, out.Trailer, proofs}
 	body.copyTrailer()
 	if r.Body != nil {
 		out.Body = body
 	}
 }
 
-// A trailingBody copies the request's trailer, except for Authorization, for
-// next. The trailer is complete when the body ends. If none was announced,
+// A trailingBody copies the request's trailer for next, except for what next must
+// not see. The trailer is complete when the body ends. If none was announced,
 // net/http makes the request's map only then.
 type trailingBody struct {
 	io.ReadCloser
-	from *http.Request
-	to   http.Header
+	from   *http.Request
+	to     http.Header
+	proofs Proofs
 }
 
 func (b *trailingBody) Read(p []byte) (int, error) {
@@ -107,20 +122,20 @@ func (b *trailingBody) Read(p []byte) (int, error) {
 
 func (b *trailingBody) copyTrailer() {
 	for name, values := range b.from.Trailer {
-		if !httpauth.IsAuthorization(name) {
+		if !b.proofs.withhold(name) {
 			b.to[name] = values
 		}
 	}
 }
 
-func cleanConnection(header http.Header) {
+func cleanConnection(header http.Header, proofs Proofs) {
 	fields := header["Connection"]
 	if len(fields) == 0 {
 		return
 	}
 	var kept []string
 	for option := range strings.SplitSeq(strings.Join(fields, ","), ",") {
-		if option = strings.Trim(option, " \t"); option != "" && !httpauth.IsAuthorization(option) {
+		if option = strings.Trim(option, " \t"); option != "" && !proofs.withhold(option) {
 			kept = append(kept, option)
 		}
 	}

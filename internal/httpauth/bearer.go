@@ -74,29 +74,40 @@ var (
 
 func malformed(detail string) error { return failure.New(failure.Malformed, detail) }
 
-// BearerToken extracts the token from the values of Authorization by the
-// grammar of RFC 6750 section 2.1: one field, the scheme in any case (RFC 9110
-// section 11.1), one or more spaces. [CheckToken] judges the rest.
-func BearerToken(values []string) (string, error) {
+// Token extracts the token from the values of Authorization by the grammar of
+// RFC 6750 section 2.1: one field, the scheme in any case (RFC 9110 section
+// 11.1), one or more spaces. [CheckToken] judges the rest. The scheme is Bearer
+// or one of the others, as it is spelt there; empty if it is none of them. It is
+// there also when the token is malformed.
+func Token(values []string, others []string) (token, scheme string, err error) {
 	switch len(values) {
 	case 0:
-		return "", ErrNoField
+		return "", "", ErrNoField
 	case 1:
 	default:
-		return "", malformed("repeated Authorization field")
+		return "", "", malformed("repeated Authorization field")
 	}
 	// As a rule it is spelt like this.
 	if token, ok := strings.CutPrefix(values[0], Bearer+" "); ok && token != "" && token[0] != ' ' {
-		return token, nil
+		return token, Bearer, nil
 	}
-	return bearerToken(values[0])
+	if token, err = tokenUnder(Bearer, values[0]); err != ErrNotBearer { //nolint:errorlint // it comes as it is
+		return token, Bearer, err
+	}
+	for _, scheme := range others {
+		if token, err = tokenUnder(scheme, values[0]); err != ErrNotBearer { //nolint:errorlint // as above
+			return token, scheme, err
+		}
+	}
+	return "", "", ErrNotBearer
 }
 
-func bearerToken(v string) (string, error) {
-	if len(v) < len(Bearer) || !strings.EqualFold(v[:len(Bearer)], Bearer) {
+// tokenUnder returns the token if it comes under the scheme, else ErrNotBearer.
+func tokenUnder(scheme, v string) (string, error) {
+	if len(v) < len(scheme) || !strings.EqualFold(v[:len(scheme)], scheme) {
 		return "", ErrNotBearer
 	}
-	rest := v[len(Bearer):]
+	rest := v[len(scheme):]
 	if rest != "" && tokenChar[rest[0]] {
 		return "", ErrNotBearer // a longer scheme name that begins with ours
 	}

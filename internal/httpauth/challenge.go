@@ -24,7 +24,7 @@ var quotedPairs = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 // Add adds a parameter. It leaves out a parameter whose name was added before
 // or is not a token, or whose value cannot be a quoted-string.
 func (c *Challenge) Add(name, value string) {
-	if slices.Contains(c.names, name) || !isToken(name) || !IsQuotable(value) {
+	if slices.Contains(c.names, name) || !IsToken(name) || !IsQuotable(value) {
 		return
 	}
 	separator := ", "
@@ -62,7 +62,9 @@ func IsScopeToken(s string) bool {
 	return s != "" && IsErrorText(s) && !strings.Contains(s, " ")
 }
 
-func isToken(s string) bool {
+// IsToken reports whether s is a token (RFC 9110 section 5.6.2), as the names of
+// fields, schemes and parameters are.
+func IsToken(s string) bool {
 	for i := range len(s) {
 		if !tokenChar[s[i]] {
 			return false

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/phantom-token/phantom/internal/claims"
 	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/httpcache"
 	"github.com/phantom-token/phantom/internal/jose"
@@ -170,7 +169,7 @@ func (c *Client) member(members jose.Object) (string, error) {
 		}
 	}
 	if found == "" {
-		if err := claims.CheckUse(members); err != nil {
+		if err := c.Rules.CheckUse(members); err != nil {
 			return "", err // a verdict comes before a fault in the set-up
 		}
 		f := failure.New(failure.Protocol, "active, but no JWT: the authorization server is not set up to give one")

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/phantom-token/phantom/internal/claims"
 	"github.com/phantom-token/phantom/internal/upstream"
 )
 
@@ -48,6 +49,8 @@ type Client struct {
 	Format Format
 	// Member names the member that holds the JWT, for JWTMember.
 	Member string
+	// Rules say what kinds of tokens there are.
+	Rules *claims.Rules
 	// Strict obeys no-store and no-cache.
 	Strict bool
 }
