@@ -35,7 +35,7 @@ type authority struct {
 // nil for a caller's KeySet.
 type signatures func(ctx context.Context, jwt string, msg *jose.Message) (*issuer.Key, error)
 
-func newAuthority(c *config, log *eventLog) *authority {
+func newAuthority(c *config, bindings *bindings, log *eventLog) *authority {
 	a := &authority{
 		gate:           gate.New(c.maxInFlight, c.timeout),
 		answerMode:     c.answerMode(),
@@ -48,6 +48,7 @@ func newAuthority(c *config, log *eventLog) *authority {
 			RFC9068:       c.rfc9068,
 			Algorithms:    c.algorithms,
 			ClientSubject: c.clientSubject,
+			Schemes:       bindings.methods(),
 		},
 	}
 	published := issuer.Config{
@@ -86,6 +87,7 @@ func (a *authority) useIntrospection(c *config, up *upstream.Client, metadata *i
 		Format:       c.format(),
 		Member:       c.member,
 		Strict:       c.strictCacheControl,
+		Rules:        &a.rules,
 	}
 	a.ask = client.Ask
 }
@@ -116,6 +118,7 @@ func (a *authority) useSource(c *config, up *upstream.Client, metadata *issuer.M
 		return
 	}
 	a.rules.RFC9068, a.jwtRules.ClientSubject = false, ""
+	a.jwtRules.Schemes = nil  // it is for the upstream, which gets no proof
 	a.jwtRules.Audience = nil // the business of those who get the JWT
 	switch {
 	case c.minter != nil:

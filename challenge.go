@@ -36,8 +36,11 @@ type rejecter struct {
 	realm            string
 	resourceMetadata string
 	handler          ErrorHandler
-	scopes           []string             // of the route
-	plain            [len(kinds)]rendered // by class, for Errors that are plain
+	scopes           []string // of the route
+	offers           []offer  // the schemes of the challenges
+	// plain has the answers for Errors that are plain: by the index of the scheme
+	// whose challenge has the error, and by class.
+	plain [][len(kinds)]rendered
 }
 
 // rendered is what an Error alone decides of an answer: the status, the values
@@ -48,8 +51,10 @@ type rendered struct {
 	body, length string
 }
 
-func newRejecter(c *config) *rejecter {
-	j := &rejecter{realm: c.realm, resourceMetadata: c.resourceMetadata, handler: c.errorHandler}
+func newRejecter(c *config, offers []offer) *rejecter {
+	j := &rejecter{
+		realm: c.realm, resourceMetadata: c.resourceMetadata, handler: c.errorHandler, offers: offers,
+	}
 	j.renderPlain()
 	return j
 }
@@ -67,33 +72,54 @@ func (j *rejecter) forScopes(scopes []string) *rejecter {
 }
 
 func (j *rejecter) renderPlain() {
-	for class, k := range kinds {
-		j.plain[class] = j.render(k, &Error{})
+	j.plain = make([][len(kinds)]rendered, len(j.offers))
+	for used := range j.plain {
+		for class, k := range kinds {
+			j.plain[used][class] = j.render(k, &Error{}, used)
+		}
 	}
 }
 
-// rendered returns what e decides. The challenges must not be modified.
-func (j *rejecter) rendered(e *Error) rendered {
+// rendered returns what e decides, together with the scheme that the request
+// used. The challenges must not be modified.
+func (j *rejecter) rendered(e *Error, scheme string) rendered {
+	used := j.offered(e.Scheme)
+	if used < 0 {
+		used = max(j.offered(scheme), 0)
+	}
 	if e.isPlain() {
-		return j.plain[e.class()]
+		return j.plain[used][e.class()]
 	}
-	return j.render(e.kind(), e)
+	return j.render(e.kind(), e, used)
 }
 
-func (j *rejecter) render(k kind, e *Error) rendered {
+// offered returns the index of the scheme, or -1.
+func (j *rejecter) offered(scheme string) int {
+	return slices.IndexFunc(j.offers, func(o offer) bool { return strings.EqualFold(o.scheme, scheme) })
+}
+
+// render writes a challenge for each scheme, the used one first. It alone has
+// the error.
+func (j *rejecter) render(k kind, e *Error, used int) rendered {
 	body := problem(k)
 	answer := rendered{status: k.status, body: body, length: strconv.Itoa(len(body))}
 	switch k.status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		answer.challenges = []string{j.challenge(k, e)}
+		answer.challenges = append(answer.challenges, j.challenge(j.offers[used], k, e))
+		for i, o := range j.offers {
+			if i != used {
+				answer.challenges = append(answer.challenges, j.challenge(o, kind{status: k.status}, &Error{}))
+			}
+		}
 	}
 	return answer
 }
 
-// reject answers a request that is not let through. It returns what the client
-// was told: e, or another Error if the error handler panicked.
-func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error) (told *Error) {
-	told = j.answer(w, r, e)
+// reject answers a request that is not let through, and that used the scheme. It
+// returns what the client was told: e, or another Error if the error handler
+// panicked.
+func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error, scheme string) (told *Error) {
+	told = j.answer(w, r, e, scheme)
 	if mayBeUnread(r) {
 		// An outer handler may still want the body. The client need not wait.
 		_ = http.NewResponseController(w).Flush() // a writer that cannot flush sends it later
@@ -106,8 +132,8 @@ func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error) (tol
 func mayBeUnread(r *http.Request) bool { return r.ContentLength != 0 }
 
 // answer writes the rejection, or has the error handler write it.
-func (j *rejecter) answer(w http.ResponseWriter, r *http.Request, e *Error) (told *Error) {
-	answer := j.rendered(e)
+func (j *rejecter) answer(w http.ResponseWriter, r *http.Request, e *Error, scheme string) (told *Error) {
+	answer := j.rendered(e, scheme)
 	answer.setHeader(w.Header(), r, e)
 	if j.handler == nil {
 		answer.writeProblem(w, r)
@@ -121,7 +147,7 @@ func (j *rejecter) answer(w http.ResponseWriter, r *http.Request, e *Error) (tol
 			if p != nil {
 				told, p, added = rejection(failure.FromPanic(p)), nil, nil
 			}
-			answer := j.rendered(told)
+			answer := j.rendered(told, scheme)
 			answer.setHeader(w.Header(), r, told)
 			guard.AddChallenges(w.Header(), added)
 			answer.writeProblem(w, r)
@@ -135,8 +161,8 @@ func (j *rejecter) answer(w http.ResponseWriter, r *http.Request, e *Error) (tol
 	return told
 }
 
-// setHeader sets what every rejection carries. It removes what an outer handler
-// may have said about an answer that is not sent now. It leaves
+// setHeader sets what every rejection carries, and what e adds. It removes what
+// an outer handler may have said about an answer that is not sent now. It leaves
 // Content-Encoding, which belongs to an outer handler that compresses.
 //
 // Whoever has the header may write into the values, so they are made for each
@@ -146,6 +172,11 @@ func (a *rendered) setHeader(h http.Header, r *http.Request, e *Error) {
 		"Content-Length", "Etag", "Last-Modified", "Expires", "Accept-Ranges", "Www-Authenticate", "Retry-After",
 	} {
 		delete(h, name)
+	}
+	for name, values := range e.Header {
+		if name = http.CanonicalHeaderKey(name); !isOurs(name) {
+			h[name] = slices.Clone(values)
+		}
 	}
 	values := slices.Concat([]string{"no-store"}, a.challenges)
 	h["Cache-Control"] = values[:1:1]
@@ -162,9 +193,22 @@ func (a *rendered) setHeader(h http.Header, r *http.Request, e *Error) {
 	}
 }
 
-// challenge renders the one challenge of a rejection (RFC 6750 section 3).
-func (j *rejecter) challenge(k kind, e *Error) string {
-	c := httpauth.NewChallenge(httpauth.Bearer)
+// isOurs reports whether a field of a rejection is not for an Error to set: a
+// rejection sets it itself, or it is about the body, the session or the
+// connection (RFC 9110 section 7.6.1).
+func isOurs(name string) bool {
+	switch name {
+	case "Www-Authenticate", "Cache-Control", "Retry-After", "Set-Cookie", "Connection", "Keep-Alive",
+		"Proxy-Connection", "Proxy-Authenticate", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	}
+	return strings.HasPrefix(name, "Content-")
+}
+
+// challenge renders the challenge of a rejection for one scheme (RFC 6750
+// section 3).
+func (j *rejecter) challenge(o offer, k kind, e *Error) string {
+	c := httpauth.NewChallenge(o.scheme)
 	c.Add("realm", j.realm)
 	if httpauth.IsErrorText(k.code) && k.code != "" {
 		c.Add("error", k.code)
@@ -178,11 +222,13 @@ func (j *rejecter) challenge(k kind, e *Error) string {
 	if k.code == "invalid_request" { // the other codes speak for themselves
 		c.Add("error_description", k.text)
 	}
-	for _, name := range slices.Sorted(maps.Keys(e.Params)) {
-		switch lower := strings.ToLower(name); lower {
-		case "realm", "error", "error_description", "scope", "resource_metadata":
-		default:
-			c.Add(lower, e.Params[name])
+	for _, params := range [...]map[string]string{o.params, e.Params} {
+		for _, name := range slices.Sorted(maps.Keys(params)) {
+			switch lower := strings.ToLower(name); lower {
+			case "realm", "error", "error_description", "scope", "resource_metadata":
+			default:
+				c.Add(lower, params[name])
+			}
 		}
 	}
 	if j.resourceMetadata != "" {

@@ -49,7 +49,8 @@ func UnverifiedIssuer(token string) (iss string, ok bool) {
 // The options may be [WithTokenExtractor], [WithErrorHandler], [WithRealm],
 // [WithResourceMetadataURL], [WithRequirements] and [WithLogger]. Of the
 // members' own options of this kind only the requirements apply; they come
-// first. [Token.Issuer] tells which member it was. The token is good inside the
+// first. A member's Bindings ([WithBinding]) check its own tokens; the schemes
+// of all members are read, and excluded by an extractor. [Token.Issuer] tells which member it was. The token is good inside the
 // dispatcher's handlers and inside that member's own, and in no other's.
 // [Middleware.Forget], [Middleware.Purge] and [Middleware.Warm] act on all
 // members.
@@ -82,6 +83,10 @@ func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts
 			fault("member %d is there twice", i+1)
 			continue
 		}
+		if c.extractor != nil && len(member.bindings.schemes) > 0 {
+			fault("member %d has a Binding with the Scheme %q, which excludes WithTokenExtractor",
+				i+1, member.bindings.schemes[0])
+		}
 		name, source := member.authority.jwtRules.Issuer, member.authority.rules.Issuer
 		if name == source {
 			continue
@@ -94,11 +99,13 @@ func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
+	bindings := bindingsOf(members)
 	return &Middleware{&parts{
 		dispatcher:   newDispatcher(members, choose),
 		extract:      c.extractor,
 		requirements: c.requirements,
-		rejecter:     newRejecter(c),
+		bindings:     bindings,
+		rejecter:     newRejecter(c, bindings.offers),
 		log:          &eventLog{logger: c.logger},
 	}}, nil
 }
@@ -158,9 +165,7 @@ func (m *Middleware) dispatch(ctx context.Context, token string, d digest) (tok 
 	}
 	tok, hit, err = member.resolve(ctx, token, d)
 	if err != nil {
-		own := *failure.Of(err)
-		own.Issuer = member.log.issuer
-		return nil, hit, &own
+		return nil, hit, m.blame(member, err)
 	}
 	if isJWT && !known {
 		entry := cache.NewEntry(d, member)
@@ -185,6 +190,16 @@ func (m *Middleware) isFromSibling(r *http.Request, found httpauth.Fields) bool 
 // isMember reports whether m dispatches to the other Middleware.
 func (m *Middleware) isMember(other *Middleware) bool {
 	return other != nil && m.dispatcher != nil && slices.Contains(m.dispatcher.members, other)
+}
+
+// blame names the member in an error, for the log, unless it is m itself.
+func (m *Middleware) blame(member *Middleware, err error) error {
+	if err == nil || member == m {
+		return err
+	}
+	own := *failure.Of(err)
+	own.Issuer = member.log.issuer
+	return &own
 }
 
 // vouchesFor reports whether m, or a member of it, verified the token.

@@ -41,6 +41,7 @@ type parts struct {
 	dispatcher   *dispatcher // nil unless Dispatch made the Middleware
 	extract      func(*http.Request) (string, error)
 	requirements []Requirement
+	bindings     *bindings
 	rejecter     *rejecter
 	log          *eventLog
 }
@@ -57,13 +58,15 @@ func New(opts ...Option) (*Middleware, error) {
 	if c.insecureHTTP && c.format() == introspection.Members {
 		log.unprotected()
 	}
+	bindings := newBindings(c.bindings)
 	return &Middleware{&parts{
-		authority:    newAuthority(c, log),
+		authority:    newAuthority(c, bindings, log),
 		memory:       newMemory(c),
 		flights:      flight.New[*Token](c.timeout),
 		extract:      c.extractor,
 		requirements: c.requirements,
-		rejecter:     newRejecter(c),
+		bindings:     bindings,
+		rejecter:     newRejecter(c, bindings.offers),
 		log:          log,
 	}}, nil
 }
@@ -159,7 +162,11 @@ func (m *Middleware) protect(next http.Handler, identify identifier, route route
 // reject answers a request that is not let through.
 func (m *Middleware) reject(w http.ResponseWriter, r *http.Request, rejecter *rejecter, rejected *Error) {
 	defer func() { m.log.rejected(r.Context(), rejected) }() // also when the error handler aborts
-	rejected = rejecter.reject(w, r, rejected)
+	scheme := ""
+	if rejected.StatusCode() < http.StatusInternalServerError { // otherwise there is no challenge
+		scheme = m.usedScheme(r)
+	}
+	rejected = rejecter.reject(w, r, rejected, scheme)
 }
 
 // Reject writes the answer that a handler of m would write to the request for
@@ -214,7 +221,7 @@ func (m *Middleware) forward(r *http.Request, tok *Token, found httpauth.Fields)
 	if m.extract != nil {
 		found = httpauth.Scan(r.Header) // what did the extractor leave of it?
 	}
-	return handoff.Copy(&made.ctx, r, authorization, found)
+	return handoff.Copy(&made.ctx, r, authorization, found, m.bindings.proofs)
 }
 
 // permits checks the requirements of the member that verified the token, if
@@ -251,11 +258,11 @@ func (m *Middleware) required(r *http.Request, found httpauth.Fields) (tok *Toke
 			return tok, true, nil
 		}
 	}
-	token, err := m.token(r, found)
+	token, scheme, err := m.token(r, found)
 	if err != nil {
 		return nil, false, err
 	}
-	return m.verify(r.Context(), token)
+	return m.verifySent(r, token, scheme)
 }
 
 // carriesOnly reports whether the request brings no credentials except the
@@ -269,7 +276,7 @@ func (m *Middleware) carriesOnly(r *http.Request, found httpauth.Fields, tok *To
 	if m.extract == nil {
 		return true
 	}
-	token, err := m.token(r, found)
+	token, _, err := m.token(r, found)
 	if err != nil {
 		return isAbsent(err)
 	}
@@ -296,10 +303,10 @@ func (m *Middleware) optional(r *http.Request, found httpauth.Fields) (tok *Toke
 	}
 	// Only the extractor can say that there is no token. Once there is one, no
 	// failure to verify it makes the request anonymous.
-	token, err := m.token(r, found)
+	token, scheme, err := m.token(r, found)
 	switch {
 	case err == nil:
-		return m.verify(r.Context(), token)
+		return m.verifySent(r, token, scheme)
 	case isAbsent(err):
 		return nil, false, nil
 	}
@@ -307,7 +314,8 @@ func (m *Middleware) optional(r *http.Request, found httpauth.Fields) (tok *Toke
 }
 
 // Authenticate extracts and verifies the request's token and writes nothing.
-// Behind a handler of m it returns the token that was verified there.
+// Behind a handler of m it returns the token that was verified there. Otherwise
+// it has each [Binding] check the request, which a proof passes once.
 // The error is an [*Error]. Requirements given to [WithRequirements] apply.
 func (m *Middleware) Authenticate(r *http.Request) (*Token, error) {
 	return m.authenticate(func() (*Token, bool, error) { return m.required(r, httpauth.Scan(r.Header)) })
@@ -316,9 +324,16 @@ func (m *Middleware) Authenticate(r *http.Request) (*Token, error) {
 // Verify verifies an opaque token, for servers other than net/http's. The token
 // must be a b64token (RFC 6750 section 2.1) or, with [WithTokenExtractor], what
 // an extractor may return. The error is an [*Error]. Requirements given to
-// [WithRequirements] apply.
+// [WithRequirements] apply. A bound token is refused: there is no request to
+// check ([WithBinding]).
 func (m *Middleware) Verify(ctx context.Context, token string) (*Token, error) {
-	return m.authenticate(func() (*Token, bool, error) { return m.verify(ctx, token) })
+	return m.authenticate(func() (*Token, bool, error) {
+		tok, hit, err := m.verify(ctx, token)
+		if err == nil {
+			err = m.blame(tok.owner, tok.owner.bindings.checkWithoutRequest(tok))
+		}
+		return tok, hit, err
+	})
 }
 
 // authenticate protects Authenticate and Verify from panics, as admit protects
@@ -342,12 +357,12 @@ func (m *Middleware) decide(identify func() (*Token, bool, error)) (tok *Token, 
 	return tok, err
 }
 
-// token extracts the request's opaque token.
-func (m *Middleware) token(r *http.Request, found httpauth.Fields) (string, error) {
+// token extracts the request's opaque token and its scheme.
+func (m *Middleware) token(r *http.Request, found httpauth.Fields) (token, scheme string, err error) {
 	if m.extract == nil {
-		return httpauth.BearerToken(found.Authorization)
+		return httpauth.Token(found.Authorization, m.bindings.schemes)
 	}
-	token, err := m.extract(r)
+	token, err = m.extract(r)
 	switch {
 	case errors.Is(err, ErrUnavailable):
 		// Then it is no verdict on the request, whatever else it says.
@@ -355,13 +370,13 @@ func (m *Middleware) token(r *http.Request, found httpauth.Fields) (string, erro
 		if !f.IsOutage() {
 			f = &failure.Error{Class: failure.Unavailable, Detail: "token extractor", Wait: f.Wait}
 		}
-		return "", f
+		return "", "", f
 	case err != nil:
-		return "", translate(err, failure.Malformed, "token extractor")
+		return "", "", translate(err, failure.Malformed, "token extractor")
 	case token == "":
-		return "", httpauth.ErrNoToken
+		return "", "", httpauth.ErrNoToken
 	}
-	return token, nil
+	return token, httpauth.Bearer, nil
 }
 
 // TokenFromHeader returns the bearer token in the request's Authorization
@@ -370,7 +385,7 @@ func (m *Middleware) token(r *http.Request, found httpauth.Fields) (string, erro
 // if there is no field or it has another scheme, and one that wraps
 // [ErrInvalidRequest] if it is malformed (RFC 6750 section 2.1) or repeated.
 func TokenFromHeader(r *http.Request) (string, error) {
-	token, err := httpauth.BearerToken(httpauth.Scan(r.Header).Authorization)
+	token, _, err := httpauth.Token(httpauth.Scan(r.Header).Authorization, nil)
 	if err == nil {
 		err = httpauth.CheckToken(token)
 	}

@@ -16,6 +16,7 @@ import (
 	"unique"
 
 	"github.com/phantom-token/phantom/internal/cache"
+	"github.com/phantom-token/phantom/internal/claims"
 	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/issuer"
 	"github.com/phantom-token/phantom/internal/jose"
@@ -43,7 +44,8 @@ type Token struct { //nolint:recvcheck // String and Format are there for a copi
 
 // rare holds what few Tokens have.
 type rare struct {
-	key *issuer.Key // a second one: that of a signed answer beside the JWT's
+	key          *issuer.Key // a second one: that of a signed answer beside the JWT's
+	confirmation claims.Confirmation
 }
 
 // common holds what many Tokens share, once for all of them.
@@ -73,8 +75,12 @@ func newToken(owner *Middleware, d digest, v *verified, r *reply) *Token {
 		expiry:   v.exp,
 		issuedAt: set.IssuedAt,
 	}
-	if v.keys[0] != nil && v.keys[0] != t.key {
-		t.rare = &rare{key: v.keys[0]}
+	second := v.keys[0]
+	if second == t.key {
+		second = nil
+	}
+	if unbound := (claims.Confirmation{}); second != nil || set.Confirmation != unbound {
+		t.rare = &rare{second, set.Confirmation}
 	}
 	if r.IsJSON {
 		t.answer = r.Members.Minus(v.jwt)
@@ -88,6 +94,14 @@ func (t *Token) digest() digest { return t.entry.Key() }
 // isRetired reports whether a key on which the Token rests has left the
 // issuer's set.
 func (t *Token) isRetired() bool { return t.key.Retired() || t.rare != nil && t.rare.key.Retired() }
+
+// confirmation returns what the token is bound to.
+func (t *Token) confirmation() claims.Confirmation {
+	if t.rare == nil {
+		return claims.Confirmation{}
+	}
+	return t.rare.confirmation
+}
 
 // header returns the value of the Authorization field; empty if there is no
 // JWT.
@@ -332,7 +346,8 @@ func (c *handedOn) Value(key any) any {
 // NewContext returns a context that carries the token. It is for tests of
 // handlers and for servers other than net/http's. A nil token hides one that
 // ctx carries. The Middleware that verified the token accepts it from the
-// context, until it expires, for a request that brings no other.
+// context, until it expires, for a request that brings no other. It does not
+// check again that the sender of such a request has the key of a bound token.
 func NewContext(ctx context.Context, tok *Token) context.Context {
 	return context.WithValue(ctx, contextKey{}, tok)
 }

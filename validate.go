@@ -30,6 +30,7 @@ func readOptions(opts []Option) (*config, error) {
 	v.keys()
 	v.numbers()
 	v.hooks()
+	v.checkBindings()
 	return c, errors.Join(v.faults...)
 }
 
