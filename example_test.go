@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/phantom-token/phantom"
+	"github.com/phantom-token/phantom/mint"
 	"github.com/phantom-token/phantom/phantomtest"
 )
 
@@ -226,6 +227,75 @@ func ExampleMiddleware_Verify() {
 	// Output:
 	// alice
 	// true
+}
+
+// jwtIssuer stands for an authorization server whose access tokens are JWTs. It
+// returns its keys and a function that issues one.
+func jwtIssuer(issuer string) (phantom.KeySet, func(subject string) string) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		log.Fatal(err)
+	}
+	minter, err := mint.New(issuer, []mint.Key{{Signer: key}}, mint.WithAudience("https://rs.test"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	return minter, func(subject string) string {
+		jwt, err := minter.Mint(context.Background(), "", &phantom.Introspection{
+			Active: true, Claims: fmt.Appendf(nil, `{"sub":%q,"client_id":"app"}`, subject),
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+		return jwt
+	}
+}
+
+// A migration: opaque tokens of one server and JWTs of another on one route.
+func ExampleDispatch() {
+	as := phantomtest.New(phantomtest.WithIssuer("https://old.test"))
+	opaque, err := phantom.New(as.Options()...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	keys, issue := jwtIssuer("https://new.test")
+	jwts, err := phantom.New(
+		phantom.WithIssuer("https://new.test"),
+		phantom.WithAudience("https://rs.test"),
+		phantom.WithoutIntrospection(),
+		phantom.WithKeySet(keys), // by default, those that the issuer publishes
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	auth, err := phantom.Dispatch([]*phantom.Middleware{opaque, jwts}, func(token string) *phantom.Middleware {
+		switch iss, ok := phantom.UnverifiedIssuer(token); {
+		case !ok:
+			return opaque
+		case iss == "https://new.test":
+			return jwts
+		}
+		return nil // a JWT of someone else
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := auth.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tok, _ := phantom.FromContext(r.Context())
+		fmt.Fprintf(w, "%s of %s", tok.Subject(), tok.Issuer())
+	}))
+
+	show(h, "GET", "/", as.Issue(map[string]any{"sub": "alice"}))
+	show(h, "GET", "/", issue("bob"))
+	_, stranger := jwtIssuer("https://stranger.test")
+	show(h, "GET", "/", stranger("eve"))
+	fmt.Println("introspections:", as.Introspections())
+	// Output:
+	// 200 alice of https://old.test
+	// 200 bob of https://new.test
+	// 401 Bearer realm="api", error="invalid_token"
+	// introspections: 1
 }
 
 // otherKeySet stands for the key set of another library. It has the one method

@@ -13,6 +13,7 @@ import (
 	"github.com/phantom-token/phantom"
 	"github.com/phantom-token/phantom/internal/jose"
 	"github.com/phantom-token/phantom/mint"
+	"github.com/phantom-token/phantom/phantomtest"
 )
 
 // exampleKey stands for a key of your secret store, or a crypto.Signer of your
@@ -56,6 +57,42 @@ func ExampleNew() {
 	// Output:
 	// 200 {"issuer":"https://gateway.example","jwks_uri":"https://gateway.example/.well-known/jwks.json","response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["EdDSA"]}
 	// 200 {"keys":[{"crv":"Ed25519","kty":"OKP","x":"rwaj4ykXFOTzVsGcmxXNGVHsbmZiqne-B1R_KJODNB0","use":"sig","alg":"EdDSA","kid":"2025-01"}]}
+}
+
+// A gateway in front of an upstream that trusts nothing but the gateway's keys.
+func ExampleNew_middleware() {
+	minter, err := mint.New("https://gateway.example", []mint.Key{{Signer: exampleKey('a')}},
+		mint.WithAudience("https://orders.internal"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	as := phantomtest.New(phantomtest.WithMinter(minter)) // it gives no JWT at introspection
+	gateway, err := phantom.New(as.Options()...)          // with phantom.WithMinter(minter)
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// The upstream, as a rule on another machine, finds the keys by the issuer.
+	upstream, err := phantom.New(
+		phantom.WithIssuer("https://gateway.example"),
+		phantom.WithAudience("https://orders.internal"),
+		phantom.WithoutIntrospection(),
+		phantom.WithKeySet(minter), // in this example, without a network
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	orders := upstream.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tok, _ := phantom.FromContext(r.Context())
+		fmt.Fprintf(w, "%s of %s, by %s", tok.Subject(), tok.ClientID(), tok.Issuer())
+	}))
+
+	r := httptest.NewRequest(http.MethodGet, "/orders", nil)
+	r.Header.Set("Authorization", "Bearer "+as.Issue(map[string]any{"sub": "bob"}))
+	w := httptest.NewRecorder()
+	gateway.Handler(orders).ServeHTTP(w, r)
+	fmt.Println(w.Code, w.Body)
+	// Output: 200 bob of app, by https://gateway.example
 }
 
 // A proxy whose upstreams have an audience each has a Minter for each, and asks
