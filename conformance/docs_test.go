@@ -120,13 +120,12 @@ func exportData(t *testing.T) func(path string) (io.ReadCloser, error) {
 	return func(path string) (io.ReadCloser, error) { return os.Open(files[path]) }
 }
 
-// New accepts the options of each server.
+// New accepts the options of each server, in docs/servers.md and in README.md.
 func TestServersOptions(t *testing.T) {
 	var calls strings.Builder
-	used := map[string]string{}
-	for _, block := range goBlocks(t, "../docs/servers.md") {
-		if strings.Contains(block.code, "minter, err :=") {
-			continue // it is what main makes
+	for _, block := range append(goBlocks(t, "../docs/servers.md"), goBlocks(t, "../README.md")...) {
+		if strings.HasPrefix(block.code, "package ") || !strings.Contains(block.code, "phantom.New(") {
+			continue // a whole program, or what main makes here
 		}
 		fmt.Fprintf(&calls, "check(%q, func() error {\n%s\n_ = auth\nreturn err\n})\n", block.place, block.code)
 	}
@@ -157,12 +156,10 @@ func main() {
 `
 	packages := maps.Clone(docPackages)
 	maps.Copy(packages, map[string]string{"rsa": "crypto/rsa", "rand": "crypto/rand"})
-	for name, path := range packages {
-		if regexp.MustCompile(`\b` + name + `\.[A-Z]`).MatchString(program) {
-			used[name] = path
-		}
-	}
-	program = strings.Replace(docPrelude(used), "package docs", "package main", 1) + program
+	maps.DeleteFunc(packages, func(name, _ string) bool {
+		return !regexp.MustCompile(`\b` + name + `\.[A-Z]`).MatchString(program)
+	})
+	program = strings.Replace(docPrelude(packages), "package docs", "package main", 1) + program
 	if out := runInModule(t, program); out != "done\n" {
 		t.Errorf("New says\n%s", out)
 	}
