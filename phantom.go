@@ -205,23 +205,11 @@ func (m *Middleware) admit(
 // forward returns the request for next: a copy with the token in its context
 // and the JWT in Authorization. With a nil token the request is anonymous.
 func (m *Middleware) forward(r *http.Request, tok *Token, found httpauth.Fields) *http.Request {
-	// In one allocation, but not in one type: what prints the context, as fmt can
-	// from an unexported field, does not print the JWT.
-	var made struct {
-		ctx           handedOn
-		authorization [1]string // next may write to it
-	}
-	made.ctx = handedOn{Context: r.Context(), token: tok, by: m}
-	var authorization []string
-	if tok != nil {
-		if made.authorization[0] = tok.header(); made.authorization[0] != "" {
-			authorization = made.authorization[:]
-		}
-	}
+	ctx, authorization := newHandedOn(r.Context(), tok, m)
 	if m.extract != nil {
 		found = httpauth.Scan(r.Header) // what did the extractor leave of it?
 	}
-	return handoff.Copy(&made.ctx, r, authorization, found, m.bindings.proofs)
+	return handoff.Copy(ctx, r, authorization, found, m.bindings.proofs)
 }
 
 // permits checks the requirements of the member that verified the token, if

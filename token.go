@@ -332,6 +332,23 @@ type handedOn struct {
 // handedOnKey is the key of the latest handedOn itself.
 type handedOnKey struct{}
 
+// newHandedOn returns the context for next, and the values of Authorization:
+// nil if next is to get none.
+func newHandedOn(parent context.Context, tok *Token, by *Middleware) (ctx *handedOn, authorization []string) {
+	// In one allocation, but not in one type: what prints a context, as fmt can
+	// from an unexported field, does not print the JWT.
+	made := &struct {
+		ctx           handedOn
+		authorization [1]string // next may write to it
+	}{ctx: handedOn{Context: parent, token: tok, by: by}}
+	if tok != nil {
+		if made.authorization[0] = tok.header(); made.authorization[0] != "" {
+			authorization = made.authorization[:]
+		}
+	}
+	return &made.ctx, authorization
+}
+
 // Value returns the token, or the handedOn itself, for its key.
 func (c *handedOn) Value(key any) any {
 	switch key {

@@ -222,8 +222,8 @@ func (m *model) count(keys int) (served int) {
 	return served
 }
 
-// Up to 64 entries the least recently used one goes. Above, an entry that is hit
-// in every epoch stays, and one that is not goes when the size was added.
+// Up to 64 entries the least recently used one goes. Above, an entry that is
+// hit in every epoch stays, and one that is not goes when the size was added.
 func TestTheLeastRecentlyUsedEntryGoes(t *testing.T) {
 	for _, size := range []int{2, 64, 65, 1000} {
 		m := newModel(t, size, 0)
@@ -284,7 +284,7 @@ func TestWhatLeftIsNotServedToAnyGoroutine(t *testing.T) {
 				if !retiring[i].TryLock() { // an onlooker
 					v := get(&k)
 					if v != nil && v.left.Load() {
-						// It may have left while Get was looking, but not before.
+						// It may have left while Get was looking.
 						if again := get(&k); again == v {
 							t.Error("a value is served that had left before")
 						}

@@ -24,9 +24,9 @@ const TooLong = "token too long"
 
 // Fields is what one pass over a header finds.
 type Fields struct {
-	// Authorization holds the values of all fields of that name, in any spelling:
-	// net/http canonicalizes names on arrival, but an outer middleware can put
-	// any key into the map.
+	// Authorization holds the values of all fields of that name, in any
+	// spelling: net/http canonicalizes names on arrival, but an outer middleware
+	// can put any key into the map.
 	Authorization []string
 	Misspelt      bool // one of them is not spelt as net/http does
 	Connection    bool // there is a Connection field
