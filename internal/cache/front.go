@@ -46,7 +46,7 @@ func (f *front[V]) add(e *Entry[V], len int) {
 	if slots == nil {
 		return
 	}
-	if 2*len > cap(*slots) {
+	if len > cap(*slots) {
 		slots = f.grow(*slots)
 	}
 	link(*slots, e)
@@ -58,8 +58,8 @@ func link[V any](slots []slot[V], e *Entry[V]) {
 	s.Store(e)
 }
 
-// grow moves all entries to a table of twice the size. Chains have less than
-// one and a half entries on average: a hit is to touch no other's memory.
+// grow moves all entries to a table of twice the size. With no more entries
+// than slots, a hit looks at one and a half on average.
 func (f *front[V]) grow(old []slot[V]) *[]slot[V] {
 	slots := make([]slot[V], 2*len(old))
 	for i := range old {
