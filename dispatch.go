@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"github.com/phantom-token/phantom/internal/cache"
 	"github.com/phantom-token/phantom/internal/clock"
 	"github.com/phantom-token/phantom/internal/failure"
-	"github.com/phantom-token/phantom/internal/httpauth"
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
@@ -159,11 +157,14 @@ func (m *Middleware) dispatch(ctx context.Context, token string, d digest) (tok 
 	}
 	known := member != nil
 	if !known {
+		if err := m.checkToken(token); err != nil {
+			return nil, false, err
+		}
 		if member = m.dispatcher.choose(token); !m.isMember(member) {
 			return nil, false, errNoMember
 		}
 	}
-	tok, hit, err = member.resolve(ctx, token, d)
+	tok, hit, err = member.resolve(ctx, token, d, func(string) error { return nil }) // it was checked
 	if err != nil {
 		return nil, hit, m.blame(member, err)
 	}
@@ -178,13 +179,21 @@ func (m *Middleware) dispatch(ctx context.Context, token string, d digest) (tok 
 // errOtherMember is the verdict on the JWT of another member's token.
 var errOtherMember = failure.New(failure.RefusedToken, "the JWT of another member of Dispatch")
 
-// isFromSibling reports whether the request brings the JWT that a dispatcher,
-// of which m is a member, put there for a token of another member. It is no
-// token of m's server, which must not see it.
-func (m *Middleware) isFromSibling(r *http.Request, found httpauth.Fields) bool {
-	outer, ok := r.Context().Value(handedOnKey{}).(*handedOn)
-	return ok && outer.token != nil && outer.token.owner != m && outer.by.isMember(m) &&
-		slices.Contains(found.Authorization, outer.token.header())
+// isOfSibling reports whether the token is one that an outer dispatcher, of
+// which m is a member, found to be another member's, or the JWT that stands in
+// for it. It is no token of m's server, which must not see it.
+func (m *Middleware) isOfSibling(ctx context.Context, token string) bool {
+	for {
+		outer, ok := ctx.Value(handedOnKey{}).(*handedOn)
+		if !ok {
+			return false
+		}
+		if tok := outer.token; tok != nil && tok.owner != m && outer.by.isMember(m) &&
+			(token == tok.JWT() || digestOf(token) == tok.digest()) {
+			return true
+		}
+		ctx = outer.Context
+	}
 }
 
 // isMember reports whether m dispatches to the other Middleware.

@@ -224,7 +224,7 @@ func (m *Middleware) permits(tok *Token, route []Requirement) error {
 		for _, requirement := range set {
 			if err := requirement(tok); err != nil {
 				all := slices.Concat(sets[:]...)
-				return refusal(tok, err, all[:met], all[met+1:])
+				return m.blame(tok.owner, refusal(tok, err, all[:met], all[met+1:]))
 			}
 			met++
 		}
@@ -235,20 +235,20 @@ func (m *Middleware) permits(tok *Token, route []Requirement) error {
 // required returns the request's token. A token that an outer handler of this
 // Middleware verified serves the inner handlers too.
 func (m *Middleware) required(r *http.Request, found httpauth.Fields) (tok *Token, hit bool, err error) {
-	if tok, ok := FromContext(r.Context()); ok {
-		switch {
-		case !m.vouchesFor(tok) && m.isFromSibling(r, found):
-			return nil, false, errOtherMember
-		case !m.vouchesFor(tok) || !m.carriesOnly(r, found, tok):
-		case tok.expiry != 0 && tok.owner.authority.rules.Expired(tok.expiry, time.Now()):
-			return nil, false, failure.New(failure.Refused, "exp")
-		default:
-			return tok, true, nil
-		}
+	tok, inside := r.Context().Value(contextKey{}).(*Token) // nil: NewContext hides one
+	switch {
+	case tok == nil || !m.vouchesFor(tok) || !m.carriesOnly(r, found, tok):
+	case tok.expiry != 0 && tok.owner.authority.rules.Expired(tok.expiry, time.Now()):
+		return nil, false, failure.New(failure.Refused, "exp")
+	default:
+		return tok, true, nil
 	}
 	token, scheme, err := m.token(r, found)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, false, err
+	case inside && m.isOfSibling(r.Context(), token):
+		return nil, false, errOtherMember
 	}
 	return m.verifySent(r, token, scheme)
 }
@@ -293,6 +293,8 @@ func (m *Middleware) optional(r *http.Request, found httpauth.Fields) (tok *Toke
 	// failure to verify it makes the request anonymous.
 	token, scheme, err := m.token(r, found)
 	switch {
+	case err == nil && m.isOfSibling(r.Context(), token):
+		return nil, false, errOtherMember
 	case err == nil:
 		return m.verifySent(r, token, scheme)
 	case isAbsent(err):
@@ -393,32 +395,34 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	if m.dispatcher != nil {
 		return m.dispatch(ctx, token, d)
 	}
-	return m.resolve(ctx, token, d)
+	return m.resolve(ctx, token, d, m.checkToken)
 }
 
-// resolve answers from memory or looks the token up.
-func (m *Middleware) resolve(ctx context.Context, token string, d digest) (tok *Token, hit bool, err error) {
+// resolve answers from memory or looks the token up. What is in the memory had
+// its form checked when it came; anything else is to pass the check.
+func (m *Middleware) resolve(
+	ctx context.Context, token string, d digest, check func(token string) error,
+) (tok *Token, hit bool, err error) {
 	found := m.memory.look(&d)
-	if found.State == cache.Fresh && !found.Refresh {
-		return found.Value, true, nil
+	switch found.State {
+	case cache.No:
+		return nil, true, found.Why
+	case cache.Fresh:
+		if !found.Refresh {
+			return found.Value, true, nil
+		}
+	case cache.Unknown:
+		if err := check(token); err != nil {
+			return nil, false, err
+		}
 	}
 	return m.lookUp(ctx, token, d, found)
 }
 
-// lookUp asks the authorization server about a token, unless it is known that
-// it has no answer but "no".
+// lookUp asks the authorization server about a token.
 func (m *Middleware) lookUp(
 	ctx context.Context, token string, d digest, found cache.Finding[*Token],
 ) (tok *Token, hit bool, err error) {
-	switch found.State {
-	case cache.No:
-		return nil, true, found.Why
-	case cache.Unknown:
-		// What is in the cache was checked when it came.
-		if err := m.checkToken(token); err != nil {
-			return nil, false, err
-		}
-	}
 	if err := ctx.Err(); err != nil && found.State != cache.Fresh {
 		return nil, false, failure.Because(failure.Unavailable, "caller left", err)
 	}
