@@ -88,9 +88,11 @@ func WithoutIntrospection() Option {
 // WithClientSubject accepts a token without a sub, or with a null, as some
 // servers give for clients that act on behalf of no user. Its subject becomes
 // the prefix followed by the client_id. An empty prefix is refused: a client
-// could choose an id that is somebody's sub (RFC 9068 section 5). The token
-// must say that it is an access token: a JWT by its typ at+jwt, token_use or
-// token_type, an answer by its token_type, token_use or token_usage.
+// could choose an id that is somebody's sub (RFC 9068 section 5). So is a token
+// whose own sub begins with the prefix: its user could have chosen that name.
+// The token must say that it is an access token: a JWT by its typ at+jwt,
+// token_use or token_type, an answer by its token_type, token_use or
+// token_usage.
 //
 // It works wherever the JWT comes from. It is not for servers that leave sub
 // out of users' tokens too. It excludes [WithRFC9068], unless that judges a
@@ -195,7 +197,7 @@ func (a *authority) question(ctx context.Context, token string) (*reply, error) 
 }
 
 // judge holds the members of an answer to the rules of a JWT.
-func (a *authority) judge(r *reply, token string) (err error) {
+func (a *authority) judge(r *reply, token string) error {
 	active := r.Members.Get("active") // a user's Introspector may leave it out
 	switch isTrue, _ := active.Bool(); {
 	case r.JWT != "":
@@ -207,8 +209,11 @@ func (a *authority) judge(r *reply, token string) (err error) {
 	if !r.Expiry.IsZero() && !now.Before(r.Expiry) {
 		return failure.New(failure.RefusedAnswer, "exp")
 	}
-	r.claims, err = a.rules.CheckMembers(introspection.Clean(r.Members, token), now)
+	members, err := introspection.Clean(r.Members, token)
 	if err != nil {
+		return err
+	}
+	if r.claims, err = a.rules.CheckMembers(members, now); err != nil {
 		return err
 	}
 	r.Members = r.claims.All

@@ -55,7 +55,10 @@ func (r *Rules) CheckMembers(members jose.Object, now time.Time) (*Set, error) {
 		}
 	}
 	if set.ClientID == "" {
-		set.ClientID, _ = members.Get("azp").Text()
+		v, given := lookUp(members, "azp")
+		if set.ClientID, ok = v.Text(); given && !ok {
+			return nil, refusedAnswer("azp")
+		}
 	}
 	if set.Confirmation, ok = r.confirmation(members); !ok {
 		return nil, refusedAnswer("cnf")
@@ -65,7 +68,7 @@ func (r *Rules) CheckMembers(members jose.Object, now time.Time) (*Set, error) {
 		return nil, refusedAnswer("not an access token")
 	}
 	sub, given := lookUp(members, "sub")
-	if set.Subject, ok = sub.Text(); given && (!ok || set.Subject == "") {
+	if set.Subject, ok = sub.Text(); given && (!ok || set.Subject == "" || r.isClients(set.Subject)) {
 		return nil, refusedAnswer("sub")
 	}
 	if !given {
@@ -129,6 +132,12 @@ func (r *Rules) clientSubject(clientID string) string {
 	return r.ClientSubject + clientID
 }
 
+// isClients reports whether a user's subject looks like one that clientSubject
+// makes.
+func (r *Rules) isClients(subject string) bool {
+	return r.ClientSubject != "" && strings.HasPrefix(subject, r.ClientSubject)
+}
+
 // A use is what the members of an answer say about the kind of the token.
 type use int
 
@@ -139,7 +148,8 @@ const (
 )
 
 // useOf reads the kind from the members in which servers write it. A token_type
-// need not be Bearer: any word will do that does not name another kind.
+// need not be Bearer: any word will do that does not name another kind. What is
+// no word at all could name any.
 func (r *Rules) useOf(members jose.Object, c Confirmation) use {
 	said := unsaid
 	for _, name := range []string{"token_use", "token_usage"} {
@@ -152,11 +162,12 @@ func (r *Rules) useOf(members jose.Object, c Confirmation) use {
 		}
 	}
 	for _, name := range []string{"typ", "purpose", "token_type"} {
-		v := members.Get(name)
-		if r.isOtherUse(v, c) {
+		v, given := lookUp(members, name)
+		text, ok := v.Text()
+		switch {
+		case r.isOtherUse(v, c), given && !ok:
 			return otherKind
-		}
-		if text, _ := v.Text(); name == "token_type" && text != "" {
+		case name == "token_type" && text != "":
 			said = accessToken
 		}
 	}

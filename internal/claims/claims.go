@@ -114,7 +114,7 @@ func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 	if !given && (typeOf(msg) == typeAccessToken || saysAccessToken(claims)) {
 		set.Subject = r.clientSubject(set.ClientID)
 	}
-	if set.Subject == "" {
+	if set.Subject == "" || given && r.isClients(set.Subject) {
 		return nil, refused("sub")
 	}
 	if set.Confirmation, ok = r.confirmation(claims); !ok {

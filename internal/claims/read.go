@@ -16,7 +16,11 @@ var registered = []string{
 	"roles", "groups", "entitlements", "acr", "amr", "auth_time", "email", "may_act", "authorization_details",
 }
 
-var registeredInAnswers = append(slices.Clip(registered), "active")
+var registeredInAnswers = append(slices.Clip(registered), "active", "typ", "purpose")
+
+// IsJudged reports whether the member of an answer is one by which a token, or
+// what it permits, is judged.
+func IsJudged(name string) bool { return name != "jti" && slices.Contains(registeredInAnswers, name) }
 
 // ambiguous returns a name that the object has in another spelling, if any. A
 // JSON reader that folds case, such as encoding/json, would take "SUB" for

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/phantom-token/phantom/internal/claims"
 	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/httpcache"
 	"github.com/phantom-token/phantom/internal/jose"
@@ -42,7 +43,7 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 	case status == http.StatusNoContent && c.Format == JWT && len(body) == 0:
 		return nil, errInactive
 	default:
-		return nil, refusedStatus(status, body)
+		return nil, c.refusedStatus(status, body)
 	}
 	types := resp.Header.Values("Content-Type")
 	if len(types) != 1 {
@@ -82,10 +83,14 @@ func notOfRFC7662(detail string) error {
 // refusedStatus classifies a status that brings no answer of RFC 7662. Two of
 // them are verdicts all the same: a server may say "inactive" with a status of
 // its own, and one that does not introspect this kind of token might as well.
-func refusedStatus(status int, body []byte) error {
+// But the word "inactive" counts only if it is signed where it has to be.
+func (c *Client) refusedStatus(status int, body []byte) error {
 	members, err := jose.ParseObject(body)
 	isObject := err == nil && status >= 400
 	if active, ok := members.Get("active").Bool(); isObject && ok && !active {
+		if c.Format == Signed {
+			return protocolFault(fmt.Sprintf("inactive, but not signed: status %d", status))
+		}
 		return failure.New(failure.Inactive, fmt.Sprintf("status %d", status))
 	}
 	code, _ := members.Get("error").Text()
@@ -179,15 +184,30 @@ func (c *Client) member(members jose.Object) (string, error) {
 	return found, nil
 }
 
+// minDistinct is the length from which no text contains a token by
+// chance.
+const minDistinct = 16
+
 // Clean returns the members without those that hold the opaque token, at any
 // depth, and without those in which servers put a JWT or the token itself. None
-// of them may be kept or handed on.
-func Clean(members jose.Object, token string) jose.Object {
-	return members.Keep(func(name string, v jose.Value) bool {
+// of them may be kept or handed on. A member by which the token is judged must
+// not vanish: a weaker rule would apply. Then the token is refused.
+func Clean(members jose.Object, token string) (clean jose.Object, err error) {
+	holds := func(text string) bool {
+		return text == token || len(token) >= minDistinct && strings.Contains(text, token)
+	}
+	clean = members.Keep(func(name string, v jose.Value) bool {
 		switch name {
 		case "phantom_token", "jwt", "token_string":
 			return false
 		}
-		return !strings.Contains(name, token) && !v.Holds(token)
+		if !holds(name) && !v.Holds(holds) {
+			return true
+		}
+		if claims.IsJudged(name) {
+			err = failure.New(failure.RefusedAnswer, name+" holds the token")
+		}
+		return false
 	})
+	return clean, err
 }

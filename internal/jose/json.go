@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"iter"
 	"slices"
-	"strings"
 	"unicode/utf8"
 )
 
@@ -178,19 +177,19 @@ func (v Value) Texts() ([]string, bool) {
 }
 
 // Holds reports whether the value is, or has at any depth, a string or a
-// member's name that contains the text.
-func (v Value) Holds(text string) bool {
+// member's name for which match reports true.
+func (v Value) Holds(match func(text string) bool) bool {
 	if s, ok := v.Text(); ok {
-		return strings.Contains(s, text)
+		return match(s)
 	}
 	for element := range v.elements() {
-		if element.Holds(text) {
+		if element.Holds(match) {
 			return true
 		}
 	}
 	o, _ := v.Object()
 	for name, value := range o.All() {
-		if strings.Contains(name, text) || value.Holds(text) {
+		if match(name) || value.Holds(match) {
 			return true
 		}
 	}
