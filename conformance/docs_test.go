@@ -46,6 +46,8 @@ var docPackages = map[string]string{
 	"httptest": "net/http/httptest", "log": "log", "slog": "log/slog", "os": "os", "strings": "strings",
 	"testing": "testing", "time": "time", "url": "net/url",
 	"phantom":     "github.com/phantom-token/phantom",
+	"dpop":        "github.com/phantom-token/phantom/dpop",
+	"mtls":        "github.com/phantom-token/phantom/mtls",
 	"mint":        "github.com/phantom-token/phantom/mint",
 	"phantomtest": "github.com/phantom-token/phantom/phantomtest",
 	"resource":    "github.com/phantom-token/phantom/resource",
@@ -55,7 +57,8 @@ var docPackages = map[string]string{
 // docNames are the variables that stand for what the text around a piece of
 // code is about.
 const docNames = `ctx context.Context, t *testing.T, mux *http.ServeMux, orders http.Handler, secret string,
-	key crypto.Signer, introspector phantom.Introspector, minter *mint.Minter, auth *phantom.Middleware`
+	key crypto.Signer, introspector phantom.Introspector, minter *mint.Minter, options []phantom.Option,
+	auth *phantom.Middleware`
 
 // Each piece of Go code in README.md and docs is a program, or compiles inside
 // a function.
