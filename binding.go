@@ -46,9 +46,9 @@ type Binding struct {
 	Check func(r *http.Request, token, thumbprint string) error
 }
 
-// WithBinding accepts tokens that are bound by the method of b and have it check
-// each request. Given again, it adds up; the same method twice is refused.
-// Default: a token with a cnf claim is refused, by 401.
+// WithBinding accepts tokens that are bound by the method of b and have it
+// check each request. Given again, it adds up; the same method twice is
+// refused. Default: a token with a cnf claim is refused, by 401.
 //
 // The cnf of the introspection answer and of the JWT count; if both have one,
 // they must agree. Each confirmation method in it (RFC 7800 section 3, jkt and
@@ -264,8 +264,8 @@ func unproven(err error) error {
 	return failure.New(failure.Unproven, detail)
 }
 
-// verifySent verifies the token that a request brings under the scheme, and that
-// the request's sender may use it.
+// verifySent verifies the token that a request brings under the scheme, and
+// that the request's sender may use it.
 func (m *Middleware) verifySent(r *http.Request, token, scheme string) (tok *Token, hit bool, err error) {
 	if tok, hit, err = m.verify(r.Context(), token); err != nil {
 		return nil, hit, err

@@ -129,3 +129,22 @@ func (m *memory) purge() {
 	m.questions.Purge()
 	m.tokens.Purge()
 }
+
+// Forget drops what m remembers about an opaque token. It is for logout and
+// revocation webhooks. The result of a lookup under way is not remembered
+// either.
+func (m *Middleware) Forget(token string) {
+	d := digestOf(token)
+	m.each(func(member *Middleware) { member.memory.forget(d) })
+}
+
+// Forget drops what the Middleware remembers about the opaque token behind t,
+// for handlers that end a session. It does what [Middleware.Forget] does. The
+// error is always nil.
+func (t *Token) Forget() error {
+	t.owner.memory.forget(t.digest())
+	return nil
+}
+
+// Purge is Forget for every token.
+func (m *Middleware) Purge() { m.each(func(member *Middleware) { member.memory.purge() }) }

@@ -115,8 +115,8 @@ func (j *rejecter) render(k kind, e *Error, used int) rendered {
 	return answer
 }
 
-// reject answers a request that is not let through, and that used the scheme. It
-// returns what the client was told: e, or another Error if the error handler
+// reject answers a request that is not let through, and that used the scheme.
+// It returns what the client was told: e, or another Error if the error handler
 // panicked.
 func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, e *Error, scheme string) (told *Error) {
 	told = j.answer(w, r, e, scheme)
@@ -162,8 +162,8 @@ func (j *rejecter) answer(w http.ResponseWriter, r *http.Request, e *Error, sche
 }
 
 // setHeader sets what every rejection carries, and what e adds. It removes what
-// an outer handler may have said about an answer that is not sent now. It leaves
-// Content-Encoding, which belongs to an outer handler that compresses.
+// an outer handler may have said about an answer that is not sent now. It
+// leaves Content-Encoding, which belongs to an outer handler that compresses.
 //
 // Whoever has the header may write into the values, so they are made for each
 // request, those of two fields at a time.
@@ -262,4 +262,28 @@ func (a *rendered) writeProblem(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodHead {
 		_, _ = io.WriteString(w, a.body) // the client may be gone
 	}
+}
+
+// reject answers a request that is not let through.
+func (m *Middleware) reject(w http.ResponseWriter, r *http.Request, rejecter *rejecter, rejected *Error) {
+	defer func() { m.log.rejected(r.Context(), rejected) }() // also when the error handler aborts
+	scheme := ""
+	if rejected.StatusCode() < http.StatusInternalServerError { // otherwise there is no challenge
+		scheme = m.usedScheme(r)
+	}
+	rejected = rejecter.reject(w, r, rejected, scheme)
+}
+
+// Reject writes the answer that a handler of m would write to the request for
+// err, and logs it, for those who call [Middleware.Authenticate]: routers and
+// frameworks whose handlers are not net/http's. Requests that it answers must
+// not go on. An [*Error] decides the answer, also inside another error, and so
+// does an Err variable of this package; any other error gives 500, and so does
+// nil. Reject knows the scopes of no route: it names those of err.
+func (m *Middleware) Reject(w http.ResponseWriter, r *http.Request, err error) {
+	f := failure.New(failure.Internal, "Reject without an error")
+	if err != nil {
+		f = translate(err, failure.Internal, "Reject")
+	}
+	m.reject(w, r, m.rejecter, rejection(f))
 }

@@ -48,10 +48,10 @@ func UnverifiedIssuer(token string) (iss string, ok bool) {
 // [WithResourceMetadataURL], [WithRequirements] and [WithLogger]. Of the
 // members' own options of this kind only the requirements apply; they come
 // first. A member's Bindings ([WithBinding]) check its own tokens; the schemes
-// of all members are read, and excluded by an extractor. [Token.Issuer] tells which member it was. The token is good inside the
-// dispatcher's handlers and inside that member's own, and in no other's.
-// [Middleware.Forget], [Middleware.Purge] and [Middleware.Warm] act on all
-// members.
+// of all members are read, and excluded by an extractor. [Token.Issuer] tells
+// which member it was. The token is good inside the dispatcher's handlers and
+// inside that member's own, and in no other's. [Middleware.Forget],
+// [Middleware.Purge] and [Middleware.Warm] act on all members.
 //
 // The members must be made by [New]: at least one, and none twice. Two whose
 // Minters have one name must have the same [WithIssuer], or one's user could be

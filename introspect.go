@@ -74,6 +74,69 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 	return answer, nil
 }
 
+// resolve answers from memory or looks the token up. What is in the memory had
+// its form checked when it came; anything else is to pass the check.
+func (m *Middleware) resolve(
+	ctx context.Context, token string, d digest, check func(token string) error,
+) (tok *Token, hit bool, err error) {
+	found := m.memory.look(&d)
+	switch found.State {
+	case cache.No:
+		return nil, true, found.Why
+	case cache.Fresh:
+		if !found.Refresh {
+			return found.Value, true, nil
+		}
+	case cache.Unknown:
+		if err := check(token); err != nil {
+			return nil, false, err
+		}
+	}
+	return m.lookUp(ctx, token, d, found)
+}
+
+// lookUp asks the authorization server about a token.
+func (m *Middleware) lookUp(
+	ctx context.Context, token string, d digest, found cache.Finding[*Token],
+) (tok *Token, hit bool, err error) {
+	if err := ctx.Err(); err != nil && found.State != cache.Fresh {
+		return nil, false, failure.Because(failure.Unavailable, "caller left", err)
+	}
+	l := m.newLookup(token, d, found)
+	if l.refresh {
+		m.flights.Start(l.question.Key(), l.run)
+		return found.Value, true, nil
+	}
+	tok, err = m.flights.Do(ctx, l.question.Key(), l.run)
+	for err == flight.ErrOver { //nolint:errorlint // it comes as it is
+		l = m.newLookup(token, d, found)
+		tok, err = m.flights.Do(ctx, l.question.Key(), l.run)
+	}
+	if err == flight.ErrTimeout { //nolint:errorlint // as above
+		err = m.memory.questions.Timeout(l.question)
+	}
+	if err != nil && found.State == cache.Stale {
+		if stale := m.bridge(ctx, d, err); stale != nil {
+			return stale, true, nil
+		}
+	}
+	return tok, false, err
+}
+
+// bridge returns the remembered token that serves past its life because the
+// lookup met an outage. It returns nil if the error is no outage, the caller
+// has left, or the server has called the token inactive since.
+func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token {
+	if ctx.Err() != nil || !failure.Of(outage).Unanswered {
+		return nil
+	}
+	found := m.memory.look(&d)
+	if found.Value != nil {
+		m.log.stale(ctx, outage)
+	}
+	return found.Value
+}
+
 // A lookup asks the authorization server about one token, verifies the answer
 // and remembers it.
 type lookup struct {

@@ -19,7 +19,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/phantom-token/phantom/internal/cache"
 	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/flight"
 	"github.com/phantom-token/phantom/internal/handoff"
@@ -157,30 +156,6 @@ func (m *Middleware) protect(next http.Handler, identify identifier, route route
 		way.To(admitted)
 		next.ServeHTTP(w, admitted)
 	})
-}
-
-// reject answers a request that is not let through.
-func (m *Middleware) reject(w http.ResponseWriter, r *http.Request, rejecter *rejecter, rejected *Error) {
-	defer func() { m.log.rejected(r.Context(), rejected) }() // also when the error handler aborts
-	scheme := ""
-	if rejected.StatusCode() < http.StatusInternalServerError { // otherwise there is no challenge
-		scheme = m.usedScheme(r)
-	}
-	rejected = rejecter.reject(w, r, rejected, scheme)
-}
-
-// Reject writes the answer that a handler of m would write to the request for
-// err, and logs it, for those who call [Middleware.Authenticate]: routers and
-// frameworks whose handlers are not net/http's. Requests that it answers must
-// not go on. An [*Error] decides the answer, also inside another error, and so
-// does an Err variable of this package; any other error gives 500, and so does
-// nil. Reject knows the scopes of no route: it names those of err.
-func (m *Middleware) Reject(w http.ResponseWriter, r *http.Request, err error) {
-	f := failure.New(failure.Internal, "Reject without an error")
-	if err != nil {
-		f = translate(err, failure.Internal, "Reject")
-	}
-	m.reject(w, r, m.rejecter, rejection(f))
 }
 
 // admit decides on a request and returns the one to hand on.
@@ -398,94 +373,12 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	return m.resolve(ctx, token, d, m.checkToken)
 }
 
-// resolve answers from memory or looks the token up. What is in the memory had
-// its form checked when it came; anything else is to pass the check.
-func (m *Middleware) resolve(
-	ctx context.Context, token string, d digest, check func(token string) error,
-) (tok *Token, hit bool, err error) {
-	found := m.memory.look(&d)
-	switch found.State {
-	case cache.No:
-		return nil, true, found.Why
-	case cache.Fresh:
-		if !found.Refresh {
-			return found.Value, true, nil
-		}
-	case cache.Unknown:
-		if err := check(token); err != nil {
-			return nil, false, err
-		}
-	}
-	return m.lookUp(ctx, token, d, found)
-}
-
-// lookUp asks the authorization server about a token.
-func (m *Middleware) lookUp(
-	ctx context.Context, token string, d digest, found cache.Finding[*Token],
-) (tok *Token, hit bool, err error) {
-	if err := ctx.Err(); err != nil && found.State != cache.Fresh {
-		return nil, false, failure.Because(failure.Unavailable, "caller left", err)
-	}
-	l := m.newLookup(token, d, found)
-	if l.refresh {
-		m.flights.Start(l.question.Key(), l.run)
-		return found.Value, true, nil
-	}
-	tok, err = m.flights.Do(ctx, l.question.Key(), l.run)
-	for err == flight.ErrOver { //nolint:errorlint // it comes as it is
-		l = m.newLookup(token, d, found)
-		tok, err = m.flights.Do(ctx, l.question.Key(), l.run)
-	}
-	if err == flight.ErrTimeout { //nolint:errorlint // as above
-		err = m.memory.questions.Timeout(l.question)
-	}
-	if err != nil && found.State == cache.Stale {
-		if stale := m.bridge(ctx, d, err); stale != nil {
-			return stale, true, nil
-		}
-	}
-	return tok, false, err
-}
-
 func (m *Middleware) checkToken(token string) error {
 	if m.extract != nil {
 		return httpauth.CheckExtracted(token)
 	}
 	return httpauth.CheckToken(token)
 }
-
-// bridge returns the remembered token that serves past its life because the
-// lookup met an outage. It returns nil if the error is no outage, the caller
-// has left, or the server has called the token inactive since.
-func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token {
-	if ctx.Err() != nil || !failure.Of(outage).Unanswered {
-		return nil
-	}
-	found := m.memory.look(&d)
-	if found.Value != nil {
-		m.log.stale(ctx, outage)
-	}
-	return found.Value
-}
-
-// Forget drops what m remembers about an opaque token. It is for logout and
-// revocation webhooks. The result of a lookup under way is not remembered
-// either.
-func (m *Middleware) Forget(token string) {
-	d := digestOf(token)
-	m.each(func(member *Middleware) { member.memory.forget(d) })
-}
-
-// Forget drops what the Middleware remembers about the opaque token behind t,
-// for handlers that end a session. It does what [Middleware.Forget] does. The
-// error is always nil.
-func (t *Token) Forget() error {
-	t.owner.memory.forget(t.digest())
-	return nil
-}
-
-// Purge is Forget for every token.
-func (m *Middleware) Purge() { m.each(func(member *Middleware) { member.memory.purge() }) }
 
 // Warm fetches the metadata and the key set in advance, unless the options make
 // that needless, so that the first request does not wait. Calling it is

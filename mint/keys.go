@@ -44,15 +44,15 @@ func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) 
 //
 // To rotate, in three steps: append the new key on every replica; when the
 // upstreams' caches have it, after 5 minutes, move it to the front; remove the
-// old one when the JWTs that it signed have expired, a lifetime later. A key for
-// another algorithm needs one step more: go-oidc reads the algorithms when it
-// starts. Restart such upstreams after the append, or name the algorithms in
+// old one when the JWTs that it signed have expired, a lifetime later. A key
+// for another algorithm needs one step more: go-oidc reads the algorithms when
+// it starts. Restart such upstreams after the append, or name the algorithms in
 // its Config.
 //
 // After a leak, remove the key at once, and call Purge on each Middleware that
-// uses the Minter: their caches hold JWTs of the old key. An upstream that keeps
-// keys takes the old one until it fetches the set again: go-oidc does so at the
-// first JWT of a new key.
+// uses the Minter: their caches hold JWTs of the old key. An upstream that
+// keeps keys takes the old one until it fetches the set again: go-oidc does so
+// at the first JWT of a new key.
 func (m *Minter) SetKeys(keys ...Key) error {
 	var faults faults
 	ring := newRing(&m.config, keys, "mint.SetKeys", &faults)

@@ -22,9 +22,9 @@
 // which.
 //
 // What to look at: config.go and mode.go turn flags into options of phantom;
-// proxy.go stands between a client and the upstream, and keeps the upstream from
-// believing what a client made up; observe.go has the access log and the health
-// endpoint; this file serves and stops.
+// proxy.go stands between a client and the upstream, and keeps the upstream
+// from believing what a client made up; observe.go has the access log and the
+// health endpoint; this file serves and stops.
 //
 // What it leaves to you: the way to the upstream carries JWTs and needs TLS or
 // a private network; behind a load balancer the address in the log and in

@@ -2,9 +2,9 @@
 // an authorization server that issues opaque tokens, a gateway that swaps them
 // for JWTs, an API behind it, and a client in front of it.
 //
-//	go run ./examples/quickstart               walks through the pattern and exits
+//	go run ./examples/quickstart               walks through it and exits
 //	go run ./examples/quickstart -serve        stays up, to be tried with curl
-//	go run ./examples/quickstart -server mint  has another authorization server
+//	go run ./examples/quickstart -server mint  has another server
 //
 // The server jwt gives the JWT when it is asked about a token. Most servers do
 // not: claims, mint and exchange show what a gateway does then.

@@ -15,8 +15,8 @@ const (
 	CertificateThumbprint = "x5t#S256"
 )
 
-// methods are all members of cnf that tie a token to a key (RFC 7800 section 3).
-// Others may stand beside them: Keycloak writes kc-jkt-type.
+// methods are all members of cnf that tie a token to a key (RFC 7800 section
+// 3). Others may stand beside them: Keycloak writes kc-jkt-type.
 var methods = []string{KeyThumbprint, CertificateThumbprint, "jwk", "jwe", "jku", "kid"}
 
 // A Confirmation is what a token is bound to. The zero Confirmation is that of
@@ -35,9 +35,9 @@ func (c Confirmation) Thumbprint(method string) string {
 	return ""
 }
 
-// confirmation reads the cnf claim (RFC 7800). ok is false if the token is bound
-// in a way that is not checked here: it must not pass as a plain bearer token
-// (RFC 9449 section 7.2, RFC 8705 section 3).
+// confirmation reads the cnf claim (RFC 7800). ok is false if the token is
+// bound in a way that is not checked here: it must not pass as a plain bearer
+// token (RFC 9449 section 7.2, RFC 8705 section 3).
 func (r *Rules) confirmation(claims jose.Object) (c Confirmation, ok bool) {
 	cnf, given := lookUp(claims, "cnf")
 	if !given {

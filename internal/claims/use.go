@@ -11,8 +11,8 @@ import (
 // token.
 var accessTokenUses = []string{"access_token", "access"}
 
-// otherUses are what servers write, in any case, about tokens that are no access
-// tokens.
+// otherUses are what servers write, in any case, about tokens that are no
+// access tokens.
 var otherUses = []string{"id", "id_token", "refresh", "refresh_token", "offline", "offline_access", "logout"}
 
 // boundUses are what they write about access tokens that are bound.
@@ -73,8 +73,8 @@ func saysAccessToken(members jose.Object) bool {
 }
 
 // CheckUse refuses an answer about a token that is not an access token, or that
-// is bound in a way that is not checked. Servers call refresh tokens active too,
-// and say so in different members.
+// is bound in a way that is not checked. Servers call refresh tokens active
+// too, and say so in different members.
 func (r *Rules) CheckUse(members jose.Object) error {
 	c, ok := r.confirmation(members)
 	if !ok {

@@ -102,9 +102,9 @@ func handOnTrailer(r, out *http.Request, proofs Proofs) {
 	}
 }
 
-// A trailingBody copies the request's trailer for next, except for what next must
-// not see. The trailer is complete when the body ends. If none was announced,
-// net/http makes the request's map only then.
+// A trailingBody copies the request's trailer for next, except for what next
+// must not see. The trailer is complete when the body ends. If none was
+// announced, net/http makes the request's map only then.
 type trailingBody struct {
 	io.ReadCloser
 	from   *http.Request

@@ -77,8 +77,8 @@ func malformed(detail string) error { return failure.New(failure.Malformed, deta
 // Token extracts the token from the values of Authorization by the grammar of
 // RFC 6750 section 2.1: one field, the scheme in any case (RFC 9110 section
 // 11.1), one or more spaces. [CheckToken] judges the rest. The scheme is Bearer
-// or one of the others, as it is spelt there; empty if it is none of them. It is
-// there also when the token is malformed.
+// or one of the others, as it is spelt there; empty if it is none of them. It
+// is there also when the token is malformed.
 func Token(values []string, others []string) (token, scheme string, err error) {
 	switch len(values) {
 	case 0:

@@ -62,8 +62,8 @@ func IsScopeToken(s string) bool {
 	return s != "" && IsErrorText(s) && !strings.Contains(s, " ")
 }
 
-// IsToken reports whether s is a token (RFC 9110 section 5.6.2), as the names of
-// fields, schemes and parameters are.
+// IsToken reports whether s is a token (RFC 9110 section 5.6.2), as the names
+// of fields, schemes and parameters are.
 func IsToken(s string) bool {
 	for i := range len(s) {
 		if !tokenChar[s[i]] {
