@@ -77,7 +77,9 @@ func TestExchangeGivesTheJWTAndNoVerdict(t *testing.T) {
 		{"invalid_client", refused(401, "invalid_client"), code502A},   // C4
 		{"forbidden", refused(403, "access_denied"), code502A},         // C4
 		{"inactive in a body", answer(400, "application/json", `{"active":false}`), code502A},
-		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect) }, code502A},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, code502A},
 		{"500", refused(500, "server_error"), code503A}, // C5
 		{"opaque", jwt("opaque"), code502A},             // C6
 		{"five parts", jwt("a.b.c.d.e"), code502A},      // C6
