@@ -270,8 +270,10 @@ func (m *Middleware) verifySent(r *http.Request, token, scheme string) (tok *Tok
 	if tok, hit, err = m.verify(r.Context(), token); err != nil {
 		return nil, hit, err
 	}
-	if err := tok.owner.bindings.check(r, tok, token, scheme); err != nil {
-		return nil, hit, m.blame(tok.owner, err)
+	if b := tok.owner.bindings; len(b.all) > 0 || scheme != httpauth.Bearer {
+		if err := b.check(r, tok, token, scheme); err != nil {
+			return nil, hit, m.blame(tok.owner, err)
+		}
 	}
 	return tok, hit, nil
 }

@@ -181,14 +181,15 @@ func TestWrongCertificateBurnsNoProof(t *testing.T) {
 	as.introspect = answerJWT(mint("ES256", boundBy(map[string]any{
 		"jkt": owner.Thumbprint(), "x5t#S256": phantomtest.CertificateThumbprint(server.Certificate()),
 	})))
-	m := as.middleware(phantom.WithBinding(proofs()), phantom.WithBinding(mtls.New(nil)))
+	m := as.middleware(phantom.WithBinding(proofs()), phantom.WithBinding(mtls.New(nil)),
+		phantom.WithRequirements(phantom.AllScopes("admin")))
 	proof := owner.proof()
 	send := func(proof string, withCertificate bool) string {
 		r := owner.get(proof)
 		if withCertificate {
 			r.TLS = &tls.ConnectionState{PeerCertificates: certsOf(server)}
 		}
-		return as.told(m.RequireScopes("admin"), r)
+		return as.told(m.RequireScopes("more"), r)
 	}
 	const refused = "401 DPoP=invalid_token Bearer"
 	expect(t, "no certificate", send(proof, false), refused)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 
+	"github.com/phantom-token/phantom"
 	"github.com/phantom-token/phantom/dpop"
 	"github.com/phantom-token/phantom/phantomtest"
 )
@@ -65,4 +66,45 @@ func ExampleWithNonce() {
 
 	// Output:
 	// phantom: binding: dpop nonce
+}
+
+// A route that is open to tokens with a key alone. What a thief has of a token
+// opens nothing, also while the middleware remembers it.
+func Example() {
+	as := phantomtest.New() // in a service: the options of your authorization server
+	binding, err := dpop.New("https://api.example.com", dpop.WithAlgorithms("ES256"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	binding.Required = true // no token without a key
+	auth, err := phantom.New(append(as.Options(), phantom.WithBinding(binding))...)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	orders := auth.RequireScopes("orders:read")(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		fmt.Println("next got a proof:", r.Header.Get("DPoP") != "")
+	}))
+
+	client, thief := phantomtest.NewProofKey(), phantomtest.NewProofKey()
+	token := as.IssueBound("jkt", client.Thumbprint(), map[string]any{"scope": "orders:read"})
+	call := func(authorization, proof string) {
+		r := httptest.NewRequest(http.MethodGet, "/orders", nil)
+		r.Header.Set("Authorization", authorization)
+		r.Header.Set("DPoP", proof)
+		w := httptest.NewRecorder()
+		orders.ServeHTTP(w, r)
+		fmt.Println(w.Code, w.Header().Get("WWW-Authenticate"))
+	}
+	proof := phantomtest.Proof{Method: "GET", URI: "https://api.example.com/orders", Token: token}
+	call("DPoP "+token, client.Sign(proof))
+	call("DPoP "+token, thief.Sign(proof))
+	call("Bearer "+token, "")
+
+	// Output:
+	// next got a proof: false
+	// 200
+	// 401 DPoP realm="api", error="invalid_token", algs="ES256"
+	// 401 DPoP realm="api", error="invalid_token", algs="ES256"
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/phantom-token/phantom"
+	"github.com/phantom-token/phantom/dpop"
 	"github.com/phantom-token/phantom/mint"
 )
 
@@ -23,6 +24,10 @@ const (
 	audience    = "https://api.example.com"
 	apiAudience = "https://orders.internal"
 )
+
+// origin is where the clients find the gateway. A proxy in front of it would
+// end TLS. Proofs (RFC 9449) name this, not the loopback address.
+const origin = "https://api.example.com"
 
 // maxTTL is how long the gateway may go without asking about a token again,
 // and so how long a revocation can go unseen.
@@ -57,11 +62,16 @@ func jwtSource(server, gateway string) (opts []phantom.Option, published http.Ha
 func newGateway(
 	issuer string, api http.Handler, source ...phantom.Option,
 ) (*phantom.Middleware, *http.ServeMux, error) {
+	proofs, err := dpop.New(origin, dpop.WithAlgorithms("ES256"))
+	if err != nil {
+		return nil, nil, err
+	}
 	auth, err := phantom.New(append([]phantom.Option{
 		phantom.WithIssuer(issuer), // which says where its endpoints are
 		phantom.WithAudience(audience),
 		phantom.WithClientAuth(phantom.ClientSecretBasic(gatewayID, gatewaySecret)),
 		phantom.WithMaxTTL(maxTTL),
+		phantom.WithBinding(proofs), // for tokens that are bound to a client's key
 	}, source...)...)
 	if err != nil {
 		return nil, nil, err

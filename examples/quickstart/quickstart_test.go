@@ -102,6 +102,17 @@ func testWalk(t *testing.T, server string, own []string) {
 		"Forget",
 		"< 401 Unauthorized\n",
 		`error="invalid_token"`,
+		"> Authorization: DPoP ",
+		"> DPoP: eyJ",
+		"< 200 OK\n",
+		"> Authorization: Bearer ",
+		"< 401 Unauthorized\n",
+		`< WWW-Authenticate: Bearer realm="api"`,
+		`error="invalid_token"`,
+		"> Authorization: DPoP ",
+		"< 401 Unauthorized\n",
+		`< WWW-Authenticate: DPoP realm="api"`,
+		`error="invalid_token"`,
 	}) {
 		_, after, found := strings.Cut(rest, want)
 		if !found {

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/phantom-token/phantom/phantomtest"
 )
 
 // A walker is a client that says what it does. It stops at the first error.
@@ -54,7 +56,31 @@ func walk(ctx context.Context, out io.Writer, s *site) error {
 	w.linef("auth.Forget(token)")
 	w.auth.Forget(w.token)
 	w.get(ctx, "/orders", w.token, http.StatusUnauthorized)
+
+	w.bound(ctx)
 	return w.err
+}
+
+// bound shows a token that is of use with its client's key only.
+func (w *walker) bound(ctx context.Context) {
+	client, thief := phantomtest.NewProofKey(), phantomtest.NewProofKey()
+	token := w.as.IssueBound("jkt", client.Thumbprint(), map[string]any{"sub": "app"})
+	orders := phantomtest.Proof{Method: http.MethodGet, URI: origin + "/orders", Token: token}
+
+	w.sayf("8. Another token is bound to a key of its client, which signs a proof for\n" +
+		"   each request (RFC 9449). The API gets the JWT, and no proof.")
+	w.send(ctx, "/orders", http.Header{
+		"Authorization": {"DPoP " + token}, "Dpop": {client.Sign(orders)},
+	}, http.StatusOK)
+	proofs := w.seen.last("/orders").request.Values("DPoP")
+	w.want("proofs that the API got", len(proofs), 0)
+
+	w.sayf("9. Somebody stole that token: without a proof, and with one by another key.")
+	w.send(ctx, "/orders", http.Header{"Authorization": {"Bearer " + token}}, http.StatusUnauthorized)
+	w.printf("\n")
+	w.send(ctx, "/orders", http.Header{
+		"Authorization": {"DPoP " + token}, "Dpop": {thief.Sign(orders)},
+	}, http.StatusUnauthorized)
 }
 
 // getToken gets a token with the client credentials grant.
@@ -104,9 +130,18 @@ func (w *walker) post(ctx context.Context, path string, form url.Values) []byte 
 	return a.body
 }
 
-// get calls the gateway. It shows the request, what the functions show in
-// between, and the answer.
+// get calls the gateway with a bearer token, if there is one.
 func (w *walker) get(ctx context.Context, path, token string, status int, between ...func()) {
+	header := http.Header{}
+	if token != "" {
+		header.Set("Authorization", "Bearer "+token)
+	}
+	w.send(ctx, path, header, status, between...)
+}
+
+// send calls the gateway. It shows the request, what the functions show in
+// between, and the answer.
+func (w *walker) send(ctx context.Context, path string, header http.Header, status int, between ...func()) {
 	if w.err != nil {
 		return
 	}
@@ -116,9 +151,12 @@ func (w *walker) get(ctx context.Context, path, token string, status int, betwee
 		return
 	}
 	w.linef("> GET %s", path)
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-		w.linef("> Authorization: Bearer %s", shorten(token))
+	req.Header = header
+	if scheme, token, ok := strings.Cut(header.Get("Authorization"), " "); ok {
+		w.linef("> Authorization: %s %s", scheme, shorten(token))
+	}
+	if proof := header.Get("DPoP"); proof != "" {
+		w.linef("> DPoP: %s", shorten(proof))
 	}
 	a := w.do(req)
 	if w.err != nil {
@@ -131,9 +169,11 @@ func (w *walker) get(ctx context.Context, path, token string, status int, betwee
 		show()
 	}
 	w.status(a.status)
-	if challenge := a.header.Get("WWW-Authenticate"); challenge != "" {
+	challenges := a.header.Values("WWW-Authenticate")
+	for _, challenge := range challenges {
 		w.linef("< WWW-Authenticate: %s", strings.ReplaceAll(challenge, `", `, "\",\n   <     "))
-	} else {
+	}
+	if len(challenges) == 0 {
 		w.linef("< %s", a.body)
 	}
 }
