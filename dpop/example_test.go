@@ -95,7 +95,7 @@ func Example() {
 		r.Header.Set("DPoP", proof)
 		w := httptest.NewRecorder()
 		orders.ServeHTTP(w, r)
-		fmt.Println(w.Code, w.Header().Get("WWW-Authenticate"))
+		fmt.Println(w.Code, w.Header()["Www-Authenticate"])
 	}
 	proof := phantomtest.Proof{Method: "GET", URI: "https://api.example.com/orders", Token: token}
 	call("DPoP "+token, client.Sign(proof))
@@ -104,7 +104,7 @@ func Example() {
 
 	// Output:
 	// next got a proof: false
-	// 200
-	// 401 DPoP realm="api", error="invalid_token", algs="ES256"
-	// 401 DPoP realm="api", error="invalid_token", algs="ES256"
+	// 200 []
+	// 401 [DPoP realm="api", error="invalid_token", algs="ES256"]
+	// 401 [DPoP realm="api", error="invalid_token", algs="ES256"]
 }
