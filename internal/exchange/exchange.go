@@ -5,8 +5,8 @@ package exchange
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math"
+	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -22,6 +22,7 @@ import (
 const (
 	typeAccessToken = "urn:ietf:params:oauth:token-type:access_token"
 	typeJWT         = "urn:ietf:params:oauth:token-type:jwt"
+	typeJSON        = "application/json"
 	grantType       = "urn:ietf:params:oauth:grant-type:token-exchange"
 )
 
@@ -56,9 +57,9 @@ func (c *Client) Exchange(ctx context.Context, token string) (jwt string, lifeti
 		return "", 0, err
 	}
 	resp, err := c.Upstream.Send(ctx, func(ctx context.Context) (*http.Request, error) {
-		form := maps.Clone(c.Form)
-		if form == nil {
-			form = url.Values{}
+		form := url.Values{}
+		for name, values := range c.Form {
+			form[name] = slices.Clone(values) // Authenticate may append to them
 		}
 		if !form.Has("requested_token_type") {
 			form.Set("requested_token_type", typeAccessToken)
@@ -66,7 +67,7 @@ func (c *Client) Exchange(ctx context.Context, token string) (jwt string, lifeti
 		form.Set("grant_type", grantType)
 		form.Set("subject_token", token)
 		form.Set("subject_token_type", typeAccessToken)
-		return upstream.FormRequest(ctx, endpoint, "application/json", form, c.Authenticate)
+		return upstream.FormRequest(ctx, endpoint, typeJSON, form, c.Authenticate)
 	})
 	if err != nil {
 		return "", 0, err
@@ -83,6 +84,10 @@ func fault(detail string) *failure.Error {
 	return f
 }
 
+// refusals are the statuses by which the server itself refuses. Any other may
+// be a router's, while the server is redeployed.
+var refusals = []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}
+
 // read reads the response of RFC 8693 section 2.2. It looks at the access token
 // alone: refresh tokens and ID tokens are dropped unread.
 func read(resp *http.Response) (jwt string, lifetime time.Duration, err error) {
@@ -95,11 +100,16 @@ func read(resp *http.Response) (jwt string, lifetime time.Duration, err error) {
 	case err != nil:
 		return "", 0, err
 	case resp.StatusCode != http.StatusOK:
-		return "", 0, fault(fmt.Sprintf("refused with status %d", resp.StatusCode))
+		f := fault(fmt.Sprintf("refused with status %d", resp.StatusCode))
+		f.Unanswered = !slices.Contains(refusals, resp.StatusCode)
+		return "", 0, f
 	}
 	members, err := jose.ParseObject(body)
 	if err != nil {
-		return "", 0, fault("not strict JSON")
+		f := fault("not strict JSON")
+		mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+		f.Unanswered = mediaType != typeJSON
+		return "", 0, f
 	}
 	issued, _ := members.Get("issued_token_type").Text()
 	if !slices.Contains([]string{typeAccessToken, typeJWT}, issued) {
