@@ -14,7 +14,9 @@ import (
 // refuses the request. An [*Error] chooses the answer, an error that wraps an
 // Err variable of this package gets the status of that one, and any other gets
 // 403. A Requirement runs on every request, also when the token comes from the
-// cache, and must be safe for concurrent use.
+// cache, and must be safe for concurrent use. Once a request is refused, the
+// others are asked what they need besides, and may see a copy of the token
+// without its scopes: a Requirement must change nothing and answer at once.
 type Requirement func(*Token) error
 
 // AllScopes requires every one of the scopes. The challenge names all of them

@@ -119,7 +119,7 @@ func (m *Minter) identity(w *writer, members jose.Object) error {
 	w.add("sub", sub.Raw())
 
 	client, given := lookUp(members, "client_id")
-	if !given {
+	if !given || client.Is("") {
 		client, given = lookUp(members, "azp") // OpenID's name, Keycloak's habit
 	}
 	text, ok := client.Text()

@@ -125,6 +125,7 @@ func TestClientIsThatOfTheAnswer(t *testing.T) {
 		`{"sub":"s","azp":"web"}`:                     "web",
 		`{"sub":"s","client_id":null,"azp":"web"}`:    "web",
 		`{"sub":"s","client_id":"app","azp":"web"}`:   "app",
+		`{"sub":"s","client_id":"","azp":"web"}`:      "web",
 		`{"sub":"s","client_id":"a<b>&c\u2028\"é"}`:   "a<b>&c\u2028\"é",
 		`{"sub":"s","client_id":"\u0061pp","azp":""}`: "app",
 	} {
