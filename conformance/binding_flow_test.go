@@ -165,7 +165,7 @@ func TestErrorsHeaderReachesTheClient(t *testing.T) {
 			t.Errorf("%v", h)
 		}
 	}
-	if len(said.Header["x-more"]) != 2 || said.Header.Get("X-More") != "" {
+	if len(map[string][]string(said.Header)["x-more"]) != 2 || said.Header.Get("X-More") != "" {
 		t.Errorf("the hook's own Error was changed: %v", said.Header)
 	}
 }
@@ -261,7 +261,7 @@ func TestProofsAreNotHandedOn(t *testing.T) {
 			if fmt.Sprint(got.Header) != fmt.Sprint(want) || fmt.Sprint(got.Trailer) != fmt.Sprint(http.Header{"X-Kept": {"t"}}) {
 				t.Errorf("%s: next got %v and the trailer %v", name, got.Header, got.Trailer)
 			}
-			if len(r.Header["DPoP"]) != 1 || len(r.Trailer) != 3 {
+			if len(map[string][]string(r.Header)["DPoP"]) != 1 || len(r.Trailer) != 3 {
 				t.Errorf("%s: the outer request lost %v, %v", name, r.Header, r.Trailer)
 			}
 		}

@@ -161,7 +161,7 @@ func TestMembersWithAndWithoutAJWT(t *testing.T) {
 				t.Fatal(got)
 			}
 			out := next.last()
-			if len(out.Trailer) != 0 || out.Header.Get("Connection") != "close" || out.Header["AUTHORIZATION"] != nil {
+			if len(out.Trailer) != 0 || out.Header.Get("Connection") != "close" || map[string][]string(out.Header)["AUTHORIZATION"] != nil {
 				t.Errorf("%s: %v %v", token, out.Header, out.Trailer)
 			}
 			if next.tokens[0] == nil {
