@@ -8,6 +8,7 @@ import (
 
 	"github.com/phantom-token/phantom/internal/cache"
 	"github.com/phantom-token/phantom/internal/clock"
+	"github.com/phantom-token/phantom/internal/fleet"
 	"github.com/phantom-token/phantom/internal/flight"
 	"github.com/phantom-token/phantom/internal/introspection"
 )
@@ -22,6 +23,9 @@ type memory struct {
 	maxTTL      time.Duration             // of a verified token
 	negativeTTL time.Duration             // of a lasting refusal, the server's or ours
 	size        int                       // of tokens
+	seal        *fleet.Seal
+	cutoffs     *fleet.Cutoffs // for what is in a Store
+	isShared    bool           // there is one
 }
 
 func newMemory(c *config) *memory {
@@ -32,6 +36,9 @@ func newMemory(c *config) *memory {
 		maxTTL:      c.maxTTL,
 		negativeTTL: c.negativeTTL,
 		size:        c.cacheSize,
+		seal:        c.seal(),
+		cutoffs:     fleet.NewCutoffs(now, c.maxTTL+c.timeout),
+		isShared:    c.store != nil,
 	}
 	if c.maxTTL == 0 { // then the cache has tombstones alone
 		m.negativeTTL = 0
@@ -42,40 +49,64 @@ func newMemory(c *config) *memory {
 	return m
 }
 
-// A digest stands for an opaque token. It is keyed with a secret of this
-// process, so that a remembered digest does not reveal the token. All
-// Middlewares share the secret: what a dispatcher has made serves its member.
+// A digest stands for an opaque token. It is keyed with a secret, so that a
+// remembered digest does not reveal the token.
 type digest = cache.Key
 
-// digestSecret is what digests are keyed with.
-var digestSecret = func() (s [oneBlock + 1]byte) {
-	_, _ = rand.Read(s[:]) // never fails
-	return s
+// A digestKey is the secret that digests are keyed with. Replicas with a Store
+// have one in common. All other Middlewares of this process share another one:
+// what a dispatcher has made serves its member.
+type digestKey [oneBlock + 1]byte
+
+var processKey = func() *digestKey {
+	k := &digestKey{}
+	_, _ = rand.Read(k[:]) // never fails
+	return k
 }()
+
+// digestKey returns the key of those who share, or that of the process.
+func (c *config) digestKey() *digestKey {
+	if c.store == nil {
+		return processKey
+	}
+	k := &digestKey{}
+	copy(k[:], fleet.DigestSecret(c.storeSecret, len(k)))
+	return k
+}
+
+// keyOf returns the key of the members, if they have one in common.
+func keyOf(members []*Middleware) *digestKey {
+	for _, member := range members {
+		if *member.digests != *members[0].digests {
+			return processKey
+		}
+	}
+	return members[0].digests
+}
 
 // oneBlock is the longest message that SHA-256 pads to one block.
 const oneBlock = 55
 
-// digestOf returns the key of an opaque token. A usual token is padded to
+// of returns the digest of an opaque token. A usual token is padded to
 // oneBlock and mixed with the secret. A longer one stands behind the secret, in
 // a message that is longer than oneBlock: no message is that of two tokens.
-func digestOf(token string) digest {
+func (k *digestKey) of(token string) digest {
 	if len(token) >= oneBlock {
-		return digestOfLong(token)
+		return k.ofLong(token)
 	}
 	var block [oneBlock + 1]byte                // whole words; the last byte is not used
 	block[copy(block[:oneBlock], token)] = 0x80 // where the padding begins
 	for i := 0; i < len(block); i += 8 {
-		word := binary.NativeEndian.Uint64(block[i:]) ^ binary.NativeEndian.Uint64(digestSecret[i:])
+		word := binary.NativeEndian.Uint64(block[i:]) ^ binary.NativeEndian.Uint64(k[i:])
 		binary.NativeEndian.PutUint64(block[i:], word)
 	}
 	sum := sha256.Sum256(block[:oneBlock])
 	return digest(sum[:len(digest{})])
 }
 
-func digestOfLong(token string) digest {
+func (k *digestKey) ofLong(token string) digest {
 	var buf [1 << 10]byte // on the stack, and enough for most tokens
-	b := append(buf[:0], digestSecret[:]...)
+	b := append(buf[:0], k[:]...)
 	b = append(b, token...)
 	sum := sha256.Sum256(b)
 	return digest(sum[:len(digest{})])
@@ -118,33 +149,19 @@ func (m *memory) rememberRefusal(d digest, q *flight.Question, why error, askedA
 }
 
 // forget drops what is known of a token. The answer of a lookup under way is
-// not remembered either.
-func (m *memory) forget(d digest) {
+// not remembered either, and no answer to an earlier question is taken from a
+// Store.
+func (m *memory) forget(d digest, before clock.Instant) {
+	if m.isShared {
+		m.cutoffs.Token(d, before)
+	}
 	m.questions.Forget(d)
 	m.tokens.Remove(&d)
 }
 
 // purge is forget for every token.
-func (m *memory) purge() {
+func (m *memory) purge(before clock.Instant) {
+	m.cutoffs.All(before)
 	m.questions.Purge()
 	m.tokens.Purge()
 }
-
-// Forget drops what m remembers about an opaque token. It is for logout and
-// revocation webhooks. The result of a lookup under way is not remembered
-// either.
-func (m *Middleware) Forget(token string) {
-	d := digestOf(token)
-	m.each(func(member *Middleware) { member.memory.forget(d) })
-}
-
-// Forget drops what the Middleware remembers about the opaque token behind t,
-// for handlers that end a session. It does what [Middleware.Forget] does. The
-// error is always nil.
-func (t *Token) Forget() error {
-	t.owner.memory.forget(t.digest())
-	return nil
-}
-
-// Purge is Forget for every token.
-func (m *Middleware) Purge() { m.each(func(member *Middleware) { member.memory.purge() }) }

@@ -31,6 +31,7 @@ type ClientAuth interface {
 // clientAuth is each ClientAuth of this package. The credentials live in a
 // closure, which printing an option or a Middleware does not reach.
 type clientAuth struct {
+	id           string // the client's; empty: not known here
 	invalid      string // why New refuses it
 	certificates bool   // needs an http.Client of the caller's
 	set          func(c *clientAuth, req *http.Request, form url.Values) error
@@ -104,6 +105,7 @@ func ClientSecretBasic(id, secret string) ClientAuth {
 	made.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
 	credentials := made.Header.Get("Authorization")
 	return &clientAuth{
+		id:      id,
 		invalid: cmp.Or(textFault("client id", id), textFault("client secret", secret)),
 		set: func(_ *clientAuth, req *http.Request, _ url.Values) error {
 			req.Header.Set("Authorization", credentials)
@@ -116,6 +118,7 @@ func ClientSecretBasic(id, secret string) ClientAuth {
 // section 2.3.1). Neither may be empty or have a control character.
 func ClientSecretPost(id, secret string) ClientAuth {
 	return &clientAuth{
+		id:      id,
 		invalid: cmp.Or(textFault("client id", id), textFault("client secret", secret)),
 		set: func(_ *clientAuth, _ *http.Request, form url.Values) error {
 			form.Set("client_id", id)
@@ -145,6 +148,7 @@ func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 		invalid = err.Error()
 	}
 	return &clientAuth{
+		id:      id,
 		invalid: invalid,
 		set: func(c *clientAuth, _ *http.Request, form url.Values) error {
 			if c.issuer == "" { // not the copy that New made
@@ -191,6 +195,7 @@ func publicKey(key crypto.Signer) (pub crypto.PublicKey) {
 // it for such clients, the alias is used (RFC 8705 section 5).
 func TLSClientAuth(id string) ClientAuth {
 	return &clientAuth{
+		id:           id,
 		invalid:      textFault("client id", id),
 		certificates: true,
 		set: func(_ *clientAuth, _ *http.Request, form url.Values) error {

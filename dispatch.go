@@ -100,6 +100,7 @@ func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts
 	bindings := bindingsOf(members)
 	return &Middleware{&parts{
 		dispatcher:   newDispatcher(members, choose),
+		digests:      keyOf(members),
 		extract:      c.extractor,
 		requirements: c.requirements,
 		bindings:     bindings,
@@ -164,7 +165,11 @@ func (m *Middleware) dispatch(ctx context.Context, token string, d digest) (tok 
 			return nil, false, errNoMember
 		}
 	}
-	tok, hit, err = member.resolve(ctx, token, d, func(string) error { return nil }) // it was checked
+	own := d
+	if member.digests != m.digests && *member.digests != *m.digests {
+		own = member.digests.of(token)
+	}
+	tok, hit, err = member.resolve(ctx, token, own, func(string) error { return nil }) // it was checked
 	if err != nil {
 		return nil, hit, m.blame(member, err)
 	}
@@ -189,7 +194,7 @@ func (m *Middleware) isOfSibling(ctx context.Context, token string) bool {
 			return false
 		}
 		if tok := outer.token; tok != nil && tok.owner != m && outer.by.isMember(m) &&
-			(token == tok.JWT() || digestOf(token) == tok.digest()) {
+			(token == tok.JWT() || tok.owner.digests.of(token) == tok.digest()) {
 			return true
 		}
 		ctx = outer.Context

@@ -148,6 +148,9 @@ type lookup struct {
 	refresh  bool // of an entry that is still good
 	hasEntry bool // that is good, or serves in an outage
 	askedAt  clock.Instant
+
+	fresh     clock.Instant // until when the entry serves that is to be refreshed
+	wasShared bool          // the Store has a copy
 }
 
 func (m *Middleware) newLookup(token string, d digest, found cache.Finding[*Token]) *lookup {
@@ -157,6 +160,9 @@ func (m *Middleware) newLookup(token string, d digest, found cache.Finding[*Toke
 	}
 	if found.WasGood {
 		l.class = gate.KnownToken
+	}
+	if found.Refresh {
+		l.fresh = found.Value.entry.Fresh()
 	}
 	return l
 }
@@ -170,6 +176,9 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 	if tok, err := l.answeredMeanwhile(); tok != nil || err != nil {
 		return tok, err
 	}
+	if tok := l.copied(ctx); tok != nil {
+		return tok, nil
+	}
 	r, err := l.ask(ctx)
 	if err != nil {
 		return nil, l.rememberFailure(err)
@@ -179,6 +188,7 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 		return nil, l.rememberFailure(err)
 	}
 	l.m.memory.remember(l.question, tok, r.Answer, l.askedAt)
+	l.share(tok, r)
 	return tok, nil
 }
 
@@ -236,6 +246,9 @@ func (l *lookup) verify(ctx context.Context, r *reply) (*Token, error) {
 // "inactive" above all. Any other verdict removes what was known before. The
 // absence of a verdict, lasting or not, leaves an entry alone.
 func (l *lookup) rememberFailure(err error) error {
+	if failure.Of(err).Class == failure.Inactive && (l.class == gate.KnownToken || l.wasShared) {
+		l.retract()
+	}
 	switch f := failure.Of(err); {
 	case !f.IsVerdict() && l.hasEntry:
 	case f.Lasting || f.Class == failure.Inactive:

@@ -76,6 +76,28 @@ func (l *eventLog) stale(ctx context.Context, outage error) {
 	}
 }
 
+// storeTrouble logs that a call to the Store did not work. What the Store said
+// is its own: the text could contain anything.
+func (l *eventLog) storeTrouble(call string, err error) {
+	if !l.mayLog("store "+call, logPause) {
+		return
+	}
+	detail := "error"
+	if errors.Is(err, context.DeadlineExceeded) {
+		detail = "no answer in time"
+	}
+	l.logger.LogAttrs(context.Background(), slog.LevelWarn, "phantom: the Store fails; replicas share less meanwhile",
+		slog.String("call", call), slog.String("detail", detail), slog.String("issuer", l.issuer))
+}
+
+// copyRefused logs that a copy in the Store does not pass a check.
+func (l *eventLog) copyRefused(detail string) {
+	if l.mayLog("copy "+detail, logPause) {
+		l.logger.LogAttrs(context.Background(), slog.LevelWarn, "phantom: a copy in the Store is refused",
+			slog.String("detail", detail), slog.String("issuer", l.issuer))
+	}
+}
+
 // notRenewed logs that a document of the authorization server could not be
 // renewed and that the previous one stays in use.
 func (l *eventLog) notRenewed(document string, f *failure.Error) {

@@ -69,6 +69,8 @@ type config struct {
 	resourceMetadata   string
 	requirements       []Requirement
 	bindings           []Binding
+	store              Store
+	storeSecret        []byte
 	logger             *slog.Logger
 	insecureHTTP       bool
 }

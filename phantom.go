@@ -35,7 +35,9 @@ type Middleware struct {
 
 type parts struct {
 	authority    *authority // nil for a dispatcher, as memory and flights are
+	digests      *digestKey
 	memory       *memory
+	shared       *replicas // nil: there is no Store
 	flights      *flight.Group[*Token]
 	dispatcher   *dispatcher // nil unless Dispatch made the Middleware
 	extract      func(*http.Request) (string, error)
@@ -58,8 +60,9 @@ func New(opts ...Option) (*Middleware, error) {
 		log.unprotected()
 	}
 	bindings := newBindings(c.bindings)
-	return &Middleware{&parts{
+	m := &Middleware{&parts{
 		authority:    newAuthority(c, bindings, log),
+		digests:      c.digestKey(),
 		memory:       newMemory(c),
 		flights:      flight.New[*Token](c.timeout),
 		extract:      c.extractor,
@@ -67,7 +70,9 @@ func New(opts ...Option) (*Middleware, error) {
 		bindings:     bindings,
 		rejecter:     newRejecter(c, bindings.offers),
 		log:          log,
-	}}, nil
+	}}
+	m.join(c)
+	return m, nil
 }
 
 // Handler returns a handler that requires a token and hands requests on to next
@@ -243,7 +248,7 @@ func (m *Middleware) carriesOnly(r *http.Request, found httpauth.Fields, tok *To
 	if err != nil {
 		return isAbsent(err)
 	}
-	return token == tok.JWT() || digestOf(token) == tok.digest()
+	return token == tok.JWT() || tok.owner.digests.of(token) == tok.digest()
 }
 
 // isAbsent reports whether the error says that a request has no token.
@@ -366,7 +371,7 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit 
 	if err := httpauth.CheckSize(token); err != nil {
 		return nil, false, err
 	}
-	d := digestOf(token)
+	d := m.digests.of(token)
 	if m.dispatcher != nil {
 		return m.dispatch(ctx, token, d)
 	}

@@ -163,6 +163,8 @@ func (c *config) format() introspection.Format {
 // answer mode what the checks made of it.
 type reply struct {
 	*introspection.Answer
+	signed   string      // the answer as it came, if it was signed
+	said     jose.Object // its members before the checks made anything of them
 	claims   *claims.Set // of the answer; nil: the JWT is still to be judged
 	signedBy *issuer.Key // the key of a signed answer
 	noKeys   error       // there were no keys to verify a signed answer with
@@ -183,7 +185,7 @@ func (a *authority) question(ctx context.Context, token string) (*reply, error) 
 		return r, nil
 	}
 	if a.signedAudience != "" {
-		if err := a.open(ctx, r); err != nil || r.noKeys != nil {
+		if err := a.open(ctx, r, time.Now()); err != nil || r.noKeys != nil {
 			return r, err
 		}
 	}
@@ -209,11 +211,11 @@ func (a *authority) judge(r *reply, token string) error {
 	if !r.Expiry.IsZero() && !now.Before(r.Expiry) {
 		return failure.New(failure.RefusedAnswer, "exp")
 	}
-	members, err := introspection.Clean(r.Members, token)
-	if err != nil {
+	var err error
+	if r.said, err = introspection.Clean(r.Members, token); err != nil {
 		return err
 	}
-	if r.claims, err = a.rules.CheckMembers(members, now); err != nil {
+	if r.claims, err = a.rules.CheckMembers(r.said, now); err != nil {
 		return err
 	}
 	r.Members = r.claims.All
@@ -224,8 +226,8 @@ func (a *authority) judge(r *reply, token string) error {
 }
 
 // open reads the answer in a signed response (RFC 9701 section 5). That it does
-// not pass a check is the server's fault.
-func (a *authority) open(ctx context.Context, r *reply) error {
+// not pass a check is the server's fault. It must have been good when it came.
+func (a *authority) open(ctx context.Context, r *reply, came time.Time) error {
 	msg, err := jose.Parse(r.JWT)
 	if err != nil {
 		return unusable(issuer.Refusal(err), "signed response: ")
@@ -240,11 +242,11 @@ func (a *authority) open(ctx context.Context, r *reply) error {
 		}
 		return unusable(err, "signed response: ")
 	}
-	members, expiry, err := a.rules.CheckSigned(msg, a.signedAudience, time.Now())
+	members, expiry, err := a.rules.CheckSigned(msg, a.signedAudience, came)
 	if err != nil {
 		return err
 	}
-	r.JWT = ""
+	r.signed, r.JWT = r.JWT, ""
 	if err := r.Read(members); err != nil {
 		return err
 	}

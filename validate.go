@@ -29,6 +29,7 @@ func readOptions(opts []Option) (*config, error) {
 	v.source()
 	v.keys()
 	v.numbers()
+	v.shared()
 	v.hooks()
 	v.checkBindings()
 	return c, errors.Join(v.faults...)

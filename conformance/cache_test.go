@@ -273,7 +273,7 @@ func TestCacheSeesAnInactiveTokenBecomeActive(t *testing.T) {
 		{"TTL 0", []phantom.Option{phantom.WithMaxTTL(0)}, nil, time.Second},               // C222
 		{"size 0", []phantom.Option{phantom.WithCacheSize(0)}, nil, time.Second},           // C222
 		{"Forget", nil, func(m *phantom.Middleware) { m.Forget(opaqueToken) }, time.Second},
-		{"Purge", nil, (*phantom.Middleware).Purge, time.Second},
+		{"Purge", nil, func(m *phantom.Middleware) { m.Purge() }, time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

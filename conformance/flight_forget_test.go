@@ -95,7 +95,7 @@ var forgets = []struct {
 	forget func(*phantom.Middleware)
 }{
 	{"Forget", func(m *phantom.Middleware) { m.Forget(opaqueToken) }},
-	{"Purge", (*phantom.Middleware).Purge},
+	{"Purge", func(m *phantom.Middleware) { m.Purge() }},
 }
 
 // A request that begins after Forget is never served by a lookup that began

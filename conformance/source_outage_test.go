@@ -112,7 +112,7 @@ func TestForgottenJWTIsMintedAnew(t *testing.T) {
 		as.introspect = answerMembers(nil)
 		minter := newMinter()
 		m := as.minting(minter)
-		forget := []func(){func() { m.Forget("opaque-token") }, m.Purge}
+		forget := []func(){func() { m.Forget("opaque-token") }, func() { m.Purge() }}
 		for i, drop := range forget {
 			minter.before = func(context.Context) { drop() }
 			first, err := m.Verify(t.Context(), "opaque-token")

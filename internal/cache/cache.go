@@ -113,6 +113,9 @@ func NewEntry[V any](k Key, value V) Entry[V] { return Entry[V]{key: k, value: v
 // Key returns the Entry's key.
 func (e *Entry[V]) Key() Key { return e.key }
 
+// Fresh returns until when the Entry serves, once it was put.
+func (e *Entry[V]) Fresh() clock.Instant { return e.fresh }
+
 func (e *Entry[V]) expiry() clock.Instant { return e.fresh.Add(e.left) }
 
 // buried returns the tombstone of the Entry.
@@ -279,6 +282,16 @@ func NewLife(asked clock.Instant, expiry time.Time, bounds ...time.Duration) Lif
 	return Life{asked: asked, ttl: min(left, slices.Min(bounds)), expiry: left}
 }
 
+// End returns when the life is over, at the latest.
+func (l Life) End() clock.Instant { return l.asked.Add(l.ttl) }
+
+// Outlives reports whether the life ends so much later than an Entry that was
+// put before that the two cannot have begun with one question: an Entry serves
+// up to an eighth less than its life.
+func (l Life) Outlives(fresh clock.Instant) bool {
+	return l.End().Mono > fresh.Add(l.ttl/8+l.ttl/64).Mono
+}
+
 // Put remembers the Entry, which is the Cache's from then on, if isValid still
 // says so under the lock under which [Cache.Remove] works. If the value's life
 // is over, Put leaves a tombstone: the key is good, and what was remembered
@@ -362,35 +375,6 @@ func evict[V any, K comparable, E any](c *Cache[V], q *quota, k *Key, of func(*s
 		for of(s).Len() > keep && q.count.Load() > q.limit {
 			of(s).RemoveOldest()
 		}
-		s.mu.Unlock()
-	}
-}
-
-func (s *shard[V]) removeValue(k *Key) {
-	if s.find(k) != nil {
-		s.values.Remove(k.short())
-	}
-}
-
-// Remove forgets what is remembered of the key.
-func (c *Cache[V]) Remove(k *Key) {
-	if c.shards == nil {
-		return
-	}
-	s := &c.shards[c.index(k)]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.removeValue(k)
-	s.nos.Remove(*k)
-}
-
-// Purge is Remove for every key.
-func (c *Cache[V]) Purge() {
-	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.Lock()
-		s.values.Purge()
-		s.nos.Purge()
 		s.mu.Unlock()
 	}
 }

@@ -69,10 +69,15 @@ func isAfter(now, deadline clock.Instant) bool {
 // Put takes note that the question is put to the server, and returns when.
 func (q *Questions[S]) Put(question *Question) clock.Instant {
 	now := q.clock.Now()
+	q.PutAt(question, now)
+	return now
+}
+
+// PutAt is Put for a question that was put elsewhere, at an earlier time.
+func (q *Questions[S]) PutAt(question *Question, at clock.Instant) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	question.put, question.isPut = now, true
-	return now
+	question.put, question.isPut = at, true
 }
 
 // InTime reports whether an answer that is there now came in time.

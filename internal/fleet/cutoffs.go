@@ -1,0 +1,133 @@
+package fleet
+
+import (
+	"sync"
+	"time"
+
+	"github.com/phantom-token/phantom/internal/cache"
+	"github.com/phantom-token/phantom/internal/clock"
+)
+
+// Cutoffs know what was forgotten, and when. An answer to an older question is
+// not taken from the store any more, whatever the store does. Cutoffs are safe
+// for concurrent use.
+type Cutoffs struct {
+	clock    clock.Clock
+	lifetime time.Duration // no answer serves for longer
+
+	mu     sync.Mutex
+	tokens cutoffs[cache.Key]
+	claims cutoffs[Claim]
+}
+
+// NewCutoffs returns no Cutoffs. An answer that is older than the lifetime
+// serves nowhere.
+func NewCutoffs(c clock.Clock, lifetime time.Duration) *Cutoffs {
+	return &Cutoffs{clock: c, lifetime: lifetime}
+}
+
+// Token notes that the answers to questions about a token that were put before
+// are forgotten.
+func (c *Cutoffs) Token(k cache.Key, before clock.Instant) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tokens.add(k, before, c.clock.Now(), c.lifetime)
+}
+
+// All is Token for every token.
+func (c *Cutoffs) All(before clock.Instant) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tokens.all = later(c.tokens.all, before)
+}
+
+// Claim is Token for all tokens that have the claim.
+func (c *Cutoffs) Claim(claim Claim, before clock.Instant) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.claims.add(claim, before, c.clock.Now(), c.lifetime)
+}
+
+// CoverToken reports whether the answer to a question about the token, put at
+// the given time, is forgotten.
+func (c *Cutoffs) CoverToken(k cache.Key, asked clock.Instant) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tokens.cover(k, asked)
+}
+
+// HaveClaims reports whether there is anything to ask CoverClaim for.
+func (c *Cutoffs) HaveClaims() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.clock.Now().Mono > c.claims.until {
+		c.claims = cutoffs[Claim]{}
+	}
+	return len(c.claims.of) > 0
+}
+
+// CoverClaim is CoverToken for a token that has the claims.
+func (c *Cutoffs) CoverClaim(claims []Claim, asked clock.Instant) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, claim := range claims {
+		if c.claims.cover(claim, asked) {
+			return true
+		}
+	}
+	return false
+}
+
+// maxCutoffs bounds how many there are of a kind. With more, everything older
+// than now is forgotten, which costs lookups and nothing else.
+const maxCutoffs = 1 << 16
+
+type cutoffs[K comparable] struct {
+	of     map[K]clock.Instant
+	all    clock.Instant
+	sweepy int   // how many there may be before the next sweep
+	until  int64 // the monotonic time at which all of them are of no use any more
+}
+
+func (c *cutoffs[K]) add(k K, before, now clock.Instant, lifetime time.Duration) {
+	if len(c.of) >= c.sweepy {
+		c.sweep(now, lifetime)
+		c.sweepy = max(1024, 2*len(c.of))
+	}
+	if len(c.of) >= maxCutoffs {
+		clear(c.of)
+		c.all = later(c.all, now)
+	}
+	if c.of == nil {
+		c.of = map[K]clock.Instant{}
+	}
+	c.of[k] = later(c.of[k], before)
+	c.until = now.Add(lifetime).Mono
+}
+
+// sweep drops the cutoffs that are older than any answer that serves.
+func (c *cutoffs[K]) sweep(now clock.Instant, lifetime time.Duration) {
+	for k, at := range c.of {
+		if now.Mono > at.Add(lifetime).Mono {
+			delete(c.of, k)
+		}
+	}
+}
+
+func (c *cutoffs[K]) cover(k K, asked clock.Instant) bool {
+	none := clock.Instant{}
+	if c.all != none && c.all.Reached(asked) {
+		// On either clock: one that is set must not bring back what was forgotten.
+		return true
+	}
+	at, ok := c.of[k]
+	return ok && at.Reached(asked)
+}
+
+// later returns the later of two instants, by the monotonic clock.
+func later(a, b clock.Instant) clock.Instant {
+	if (a == clock.Instant{}) || b.Mono > a.Mono {
+		return b
+	}
+	return a
+}
