@@ -1,0 +1,177 @@
+package valkeystore
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valkey-io/valkey-go"
+)
+
+const (
+	notesKept = 10 * time.Minute
+	block     = 300 * time.Millisecond // how long a read waits for a note
+	pause     = 100 * time.Millisecond // after one that failed
+	overlap   = 10 * time.Second       // that is read again after one that failed
+	field     = "n"
+)
+
+func (s *Store) stream() string { return s.prefix + "notes" }
+
+// Broadcast implements [phantom.Broadcaster].
+func (s *Store) Broadcast(ctx context.Context, note []byte) error {
+	client, err := s.connected()
+	if err != nil {
+		return err
+	}
+	return client.Do(ctx, client.B().Xadd().Key(s.stream()).Minid().Almost().Threshold(s.ago(notesKept)).
+		Id("*").FieldValue().FieldValue(field, valkey.BinaryString(note)).Build()).Error()
+}
+
+// ago returns the ID of a note of that time, by the server's clock.
+func (s *Store) ago(d time.Duration) string {
+	return idOf(time.Now().Add(time.Duration(s.ahead.Load()) - d).UnixMilli())
+}
+
+// Receive implements [phantom.Broadcaster]. Until f has been called with the
+// notes of before, nothing comes out of the Store.
+func (s *Store) Receive(f func(note []byte)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.receivers = append(s.receivers, f)
+	s.isNew = true
+	s.isReady.Store(false)
+	if s.interrupt != nil {
+		s.interrupt()
+	}
+}
+
+// run connects, and reads notes until Close.
+func (s *Store) run() {
+	defer close(s.done)
+	for s.end.Err() == nil {
+		client, err := valkey.NewClient(s.options)
+		if err != nil {
+			s.sleep(pause)
+			continue
+		}
+		defer client.Close()
+		s.client.Store(&client)
+		s.read(client)
+	}
+}
+
+func (s *Store) sleep(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-s.end.Done():
+	}
+}
+
+// read reads notes until Close. It begins with those of the last ten minutes
+// for who is new, and after a failure with those of the seconds before the last
+// one: to read a note twice does no harm.
+func (s *Store) read(client valkey.Client) {
+	from, failed := int64(0), true // the time of the note that was read last, by the server's clock
+	id := ""
+	for s.end.Err() == nil {
+		ctx, cancel, isNew := s.begin()
+		var err error
+		if isNew || failed {
+			id, err = s.position(ctx, client, from, isNew)
+		}
+		more := false
+		if err == nil {
+			id, more, err = s.readFrom(ctx, client, id)
+		}
+		cancel()
+		if failed = err != nil; failed {
+			s.isReady.Store(false)
+			if !s.hasNew() {
+				s.sleep(pause)
+			}
+			continue
+		}
+		from = timeOf(id)
+		if !more {
+			s.upToDate()
+		}
+	}
+	s.isReady.Store(false)
+}
+
+// position returns the ID from which to read: for who is new, or if nothing was
+// read before, that of ten minutes ago. A server that took over may have a
+// clock that is behind the other's.
+func (s *Store) position(ctx context.Context, client valkey.Client, last int64, isNew bool) (id string, err error) {
+	now, err := client.Do(ctx, client.B().Time().Build()).AsIntSlice()
+	if err != nil {
+		return "", err
+	}
+	at := time.Unix(now[0], now[1]*1000)
+	s.ahead.Store(int64(time.Until(at)))
+	if isNew || last == 0 {
+		return idOf(at.Add(-notesKept).UnixMilli()), nil
+	}
+	return idOf(min(last, at.UnixMilli()) - overlap.Milliseconds()), nil
+}
+
+func idOf(ms int64) string { return strconv.FormatInt(max(ms, 0), 10) + "-0" }
+
+// timeOf returns the time in an ID, in milliseconds.
+func timeOf(id string) int64 {
+	ms, _, _ := strings.Cut(id, "-")
+	n, _ := strconv.ParseInt(ms, 10, 64)
+	return n
+}
+
+// begin returns the context of the next read, and whether somebody is new.
+func (s *Store) begin() (ctx context.Context, cancel context.CancelFunc, isNew bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ctx, cancel = context.WithTimeout(s.end, block+callTimeout)
+	s.interrupt = cancel
+	isNew, s.isNew = s.isNew, false
+	return ctx, cancel, isNew
+}
+
+func (s *Store) hasNew() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.isNew
+}
+
+// upToDate opens the Store, unless somebody is new meanwhile.
+func (s *Store) upToDate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.isNew {
+		s.isReady.Store(true)
+	}
+}
+
+// readFrom reads the notes after the given one and returns the ID of the last.
+// It waits for one only if all others were read.
+func (s *Store) readFrom(ctx context.Context, client valkey.Client, from string) (last string, more bool, err error) {
+	const most = 1000
+	command := client.B().Xread().Count(most).Streams().Key(s.stream()).Id(from).Build()
+	if s.isReady.Load() {
+		command = client.B().Xread().Count(most).Block(block.Milliseconds()).Streams().Key(s.stream()).Id(from).Build()
+	}
+	streams, err := client.Do(ctx, command).AsXRead()
+	if err != nil && !valkey.IsValkeyNil(err) {
+		return "", false, err
+	}
+	notes := streams[s.stream()]
+	s.mu.Lock()
+	receivers := s.receivers[:len(s.receivers):len(s.receivers)]
+	s.mu.Unlock()
+	for _, note := range notes {
+		from = note.ID
+		for _, receive := range receivers {
+			receive([]byte(note.FieldValues[field]))
+		}
+	}
+	return from, len(notes) == most, nil
+}
