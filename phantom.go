@@ -384,21 +384,3 @@ func (m *Middleware) checkToken(token string) error {
 	}
 	return httpauth.CheckToken(token)
 }
-
-// Warm fetches the metadata and the key set in advance, unless the options make
-// that needless, so that the first request does not wait. Calling it is
-// optional. The error is an [*Error]; later requests retry what failed.
-func (m *Middleware) Warm(ctx context.Context) error {
-	var first error
-	m.each(func(member *Middleware) {
-		for _, fetch := range member.authority.warm {
-			if err := fetch(ctx); err != nil {
-				if first == nil {
-					first = rejection(err)
-				}
-				return
-			}
-		}
-	})
-	return first
-}
