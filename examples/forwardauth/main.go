@@ -12,7 +12,7 @@
 // it. Ask those at an address of -listen-for, where each path is the same
 // question:
 //
-//	-listen-for "127.0.0.1:9091=orders:read 127.0.0.1:9092=orders:read,orders:write"
+//	-listen-for "127.0.0.1:9091=orders:read 127.0.0.1:9092=orders:write"
 //
 // Every flag can be given in the environment too: -client-id is
 // PHANTOM_CLIENT_ID. A flag wins. The secret comes from a file or from
