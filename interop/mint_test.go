@@ -99,9 +99,9 @@ func TestMintedJWTsThroughARotationAndALeak(t *testing.T) {
 		{what: "one key", before: func() {}, kid: "old", served: []string{"old"}},
 		{what: "the new one appended", before: setKeys(old, next), kid: "old", served: []string{"old", "next"}},
 		{what: "moved to the front", before: setKeys(next, old), kid: "old", served: []string{"next", "old"}}, // the cached JWT
-		{what: "a new lookup", before: gateway.Purge, kid: "next", served: []string{"next", "old"}},
+		{what: "a new lookup", before: func() { _ = gateway.Purge() }, kid: "next", served: []string{"next", "old"}},
 		{what: "the old one removed", before: setKeys(next), kid: "next", served: []string{"next"}},
-		{what: "a leak", before: func() { time.Sleep(settled); setKeys(safe)(); gateway.Purge() }, kid: "safe", served: []string{"safe"}, gone: true},
+		{what: "a leak", before: func() { time.Sleep(settled); setKeys(safe)(); _ = gateway.Purge() }, kid: "safe", served: []string{"safe"}, gone: true},
 	} {
 		tc.before()
 		if got := servedKeys(t, issuer); !slices.Equal(got, tc.served) {
