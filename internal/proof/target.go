@@ -105,7 +105,9 @@ func isUnreserved(c byte) bool {
 
 // Path returns the path that the client asked for, percent-encoded as it was
 // sent. No handler changes RequestURI, so that of http.StripPrefix shows the
-// whole path too. ok is false for the host and port that CONNECT sends.
+// whole path too. ok is false for the host and port that CONNECT sends, and for
+// what only looks like an absolute URI: net/http takes all of "a:/b://c/d" but
+// "a:" for the path.
 func Path(r *http.Request) (path string, ok bool) {
 	uri := r.RequestURI
 	switch {
@@ -114,8 +116,8 @@ func Path(r *http.Request) (path string, ok bool) {
 	case uri == "*": // the server as a whole (RFC 9110 section 7.1)
 		return "", true
 	case uri[0] != '/': // absolute-form
-		_, rest, found := strings.Cut(uri, "://")
-		if !found {
+		scheme, rest, _ := strings.Cut(uri, "://")
+		if !strings.EqualFold(scheme, "https") && !strings.EqualFold(scheme, "http") {
 			return "", false
 		}
 		uri = ""

@@ -3,6 +3,7 @@ package proof_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"testing"
 
 	"github.com/phantom-token/phantom/internal/proof"
@@ -84,6 +85,37 @@ func TestThePathIsThatOfTheRequestLine(t *testing.T) {
 	made, _ := http.NewRequest(http.MethodGet, "https://h/a%2fb?c", nil)
 	if path, ok := proof.Path(made); path != "/a%2fb" || !ok {
 		t.Errorf("without a request line: %q, %v", path, ok)
+	}
+}
+
+// A request line that net/http reads otherwise has no path: a proof for one
+// would open another.
+func TestThePathIsTheOneThatIsServed(t *testing.T) {
+	for _, tc := range []struct {
+		uri string
+		ok  bool
+	}{
+		{"http://h/orders", true},
+		{"HTTPS://u:p@h:1/orders", true},
+		{"http:///orders", true},
+		{"http:////orders", true},
+		{"/admin/http://h/orders", true},
+		{"http:/admin/://h/orders", false},
+		{"a:/admin/://h/orders", false},
+		{"a:/admin/http://h/orders", false},
+		{"http:a://h/orders", false},
+		{"a://h/orders", false},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/elsewhere", nil)
+		served, err := url.ParseRequestURI(tc.uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.RequestURI, r.URL = tc.uri, served
+		got, ok := proof.Path(r)
+		if ok != tc.ok || ok && got != served.EscapedPath() {
+			t.Errorf("%s: %q, %v; served is %q", tc.uri, got, ok, served.EscapedPath())
+		}
 	}
 }
 
