@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -203,7 +204,7 @@ func (c *config) checkParts() {
 			c.fault("WithNonce", "secret %d has %d bytes, want at least %d", i+1, len(secret), minSecret)
 		}
 	}
-	if c.given["WithReplayStore"] && c.store == nil {
+	if c.given["WithReplayStore"] && isNil(c.store) {
 		c.fault("WithReplayStore", "nil")
 	}
 	for _, pair := range [...][2]string{{"WithNonce", "WithMaxAge"}, {"WithReplayStore", "WithCapacity"}} {
@@ -211,4 +212,16 @@ func (c *config) checkParts() {
 			c.fault(pair[0], "excludes %s", pair[1])
 		}
 	}
+}
+
+// isNil also sees a nil pointer inside the interface, which would make each
+// request a 500.
+func isNil(s ReplayStore) bool {
+	switch v := reflect.ValueOf(s); v.Kind() {
+	case reflect.Invalid:
+		return true
+	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Chan, reflect.Slice:
+		return v.IsNil()
+	}
+	return false
 }

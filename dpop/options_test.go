@@ -81,6 +81,7 @@ func TestNewReturnsEachMistake(t *testing.T) {
 		{"short secrets", origin, []dpop.Option{dpop.WithNonce(nil, secret('a')[1:], secret('a'))}, []string{"WithNonce", "WithNonce"}},
 		{"nonce and age", origin, []dpop.Option{dpop.WithNonce(secret('a')), dpop.WithMaxAge(time.Minute)}, []string{"WithNonce"}},
 		{"nil store", origin, []dpop.Option{dpop.WithReplayStore(nil)}, []string{"WithReplayStore"}},
+		{"nil in a store", origin, []dpop.Option{dpop.WithReplayStore((*recorder)(nil))}, []string{"WithReplayStore"}},
 		{"store and capacity", origin, []dpop.Option{dpop.WithReplayStore(&recorder{}), dpop.WithCapacity(10)}, []string{"WithReplayStore"}},
 		{"capacity", origin, []dpop.Option{dpop.WithCapacity(3)}, []string{"WithCapacity"}},
 		{"the last one counts", origin, []dpop.Option{dpop.WithCapacity(3), dpop.WithCapacity(4)}, nil},
