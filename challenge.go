@@ -174,8 +174,9 @@ func (a *rendered) setHeader(h http.Header, r *http.Request, e *Error) {
 		delete(h, name)
 	}
 	for name, values := range e.Header {
-		if name = http.CanonicalHeaderKey(name); !isOurs(name) {
-			h[name] = slices.Clone(values)
+		fit := slices.DeleteFunc(slices.Clone(values), func(v string) bool { return !httpauth.IsQuotable(v) })
+		if name = http.CanonicalHeaderKey(name); httpauth.IsToken(name) && !isOurs(name) && len(fit) > 0 {
+			h[name] = fit
 		}
 	}
 	values := slices.Concat([]string{"no-store"}, a.challenges)

@@ -93,7 +93,8 @@ type Error struct {
 	// Header are further fields of the answer, such as DPoP-Nonce. Those that a
 	// rejection sets itself are ignored: WWW-Authenticate, Cache-Control,
 	// Retry-After, Set-Cookie, those that begin with Content-, and those of the
-	// connection.
+	// connection. So are names that are no token (RFC 9110 section 5.6.2) and
+	// values that are not visible ASCII.
 	Header http.Header
 	// Err is the underlying error, if there is one that is safe to show.
 	Err error

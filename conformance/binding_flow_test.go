@@ -131,8 +131,8 @@ func TestErrorsOfCheck(t *testing.T) {
 	expect(t, "lookups", as.calls.Load(), 1)
 }
 
-// An Error's Header reaches the client, except for what a rejection sets itself
-// and what belongs to the connection.
+// An Error's Header reaches the client, except for what a rejection sets itself,
+// what belongs to the connection, and what would write other fields.
 //
 // Catalogue: E25.
 func TestErrorsHeaderReachesTheClient(t *testing.T) {
@@ -143,10 +143,12 @@ func TestErrorsHeaderReachesTheClient(t *testing.T) {
 		"Www-Authenticate": {"Basic"}, "cache-control": {"public"}, "Retry-After": {"9"}, "Set-Cookie": {"a=b"},
 		"Content-Type": {"text/html"}, "Content-Encoding": {"br"}, "Connection": {"x"}, "Transfer-Encoding": {"x"},
 		"Keep-Alive": {"x"}, "Upgrade": {"x"}, "Te": {"x"}, "Trailer": {"x"}, "Proxy-Connection": {"x"},
+		"Trailer:Set-Cookie": {"a=b"}, "set-cookie ": {"a=b"}, "": {"x"}, "X\r\nSet-Cookie: a": {"b"},
+		"X-Unfit": {"a\r\nSet-Cookie: a=b"}, "X-Also": {"a\x00", "\x7f"}, "X-Half": {"fit", "a\nb"}, "X-None": nil,
 	}}
 	check := checking(func(*http.Request) error { return said })
 	want := http.Header{
-		"Dpop-Nonce": {"n"}, "X-More": {"1", "2"}, "Cache-Control": {"no-store"},
+		"Dpop-Nonce": {"n"}, "X-More": {"1", "2"}, "X-Half": {"fit"}, "Cache-Control": {"no-store"},
 		"Www-Authenticate": {`DPoP realm="api", error="invalid_token"`, `Bearer realm="api"`},
 	}
 	for _, handler := range []phantom.ErrorHandler{nil, func(w http.ResponseWriter, _ *http.Request, err *phantom.Error) {
