@@ -216,7 +216,7 @@ func (b *bindings) checkScheme(tok *Token, scheme string) error {
 		case one.Required && !isBound:
 			return failure.New(failure.Unproven, "not bound by "+one.Method)
 		case isBound && one.Scheme != "":
-			own, right = true, right || one.Scheme == scheme
+			own, right = true, right || strings.EqualFold(one.Scheme, scheme)
 		}
 	}
 	if !own {

@@ -334,3 +334,28 @@ func TestDispatcherReadsTheSchemesOfItsMembers(t *testing.T) {
 		}
 	}
 }
+
+// The case of a scheme does not matter, neither in a request nor in a Binding.
+//
+// Catalogue: E15, E27.
+func TestBindingsSpellTheirSchemeAsTheyLike(t *testing.T) {
+	as, owner := newAS(t), newClient()
+	as.bound(owner)
+	binding := func(method, scheme string) phantom.Option {
+		return phantom.WithBinding(phantom.Binding{
+			Method: method, Scheme: scheme, Check: func(*http.Request, string, string) error { return nil },
+		})
+	}
+	upper, lower := as.middleware(binding("jkt", "DPoP")), as.middleware(binding("jkt", "dpop"))
+	members := []*phantom.Middleware{upper, lower}
+	for name, m := range map[string]*phantom.Middleware{
+		"beside another": as.middleware(binding("x5t#S256", "DPoP"), binding("jkt", "dpop")),
+		"of a member":    must(phantom.Dispatch(members, func(string) *phantom.Middleware { return lower })),
+	} {
+		expect(t, name, as.told(m.Handler, owner.get()), codeOK)
+		expect(t, name+", inside", as.told(func(next http.Handler) http.Handler {
+			return m.Handler(m.RequireScopes("admin")(next))
+		}, owner.get()), "403 DPoP=insufficient_scope Bearer")
+		expect(t, name+", under Bearer", as.told(m.Handler, get("Bearer "+boundToken)), "401 Bearer=invalid_token DPoP")
+	}
+}
