@@ -30,8 +30,9 @@ type Binding struct {
 	// Required refuses tokens whose cnf lacks the member.
 	Required bool
 	// Fields are the request fields that the next handler must not see, such as
-	// the one with the proof, in any spelling. No request brings them there, not
-	// even an anonymous one or in a trailer.
+	// the one with the proof, in any spelling, and with underscores for hyphens
+	// too, which CGI does not tell apart. No request brings them there, not even
+	// an anonymous one or in a trailer.
 	Fields []string
 	// Check is called on every request whose verified token has the member, also
 	// if the token comes from the cache. It runs after every check of the token

@@ -359,3 +359,34 @@ func TestBindingsSpellTheirSchemeAsTheyLike(t *testing.T) {
 		expect(t, name+", under Bearer", as.told(m.Handler, get("Bearer "+boundToken)), "401 Bearer=invalid_token DPoP")
 	}
 }
+
+// CGI and its heirs do not tell an underscore from a hyphen.
+//
+// Catalogue: E20, E26.
+func TestUnderscoresHideNoField(t *testing.T) {
+	as := newAS(t)
+	other := checking(func(*http.Request) error { return nil })
+	next := &spy{}
+	r := httptest.NewRequest(http.MethodPost, "https://rs.test/orders", strings.NewReader("x"))
+	r.Header = http.Header{
+		"Client_Cert": {"a"}, "client_cert-Chain": {"b"}, "Client_Cert_Chain": {"c"}, "Client_Certs": {"kept"},
+		"Connection": {"client_cert, keep-alive"},
+	}
+	r.Trailer = http.Header{"Client_Cert": {"t"}}
+	serve(as.middleware(other, phantom.WithBinding(mtls.New(nil))).Optional(next), r)
+	want := http.Header{"Client_Certs": {"kept"}, "Connection": {"keep-alive"}}
+	if got := next.last(); fmt.Sprint(got.Header) != fmt.Sprint(want) || len(got.Trailer) > 0 {
+		t.Errorf("next got %v and the trailer %v", got.Header, got.Trailer)
+	}
+	odd := phantom.Binding{
+		Method: "jkt", Fields: []string{"X_Proof"}, Check: func(*http.Request, string, string) error { return nil },
+	}
+	for _, name := range []string{"X_Proof", "x-proof"} {
+		r := get()
+		r.Header[name] = []string{"x"}
+		serve(as.middleware(phantom.WithBinding(odd)).Optional(next), r)
+		if got := next.last().Header; len(got) > 0 {
+			t.Errorf("next got %v", got)
+		}
+	}
+}

@@ -56,8 +56,12 @@ type Proofs []string
 // withhold reports whether next must not see what the client sent in the field.
 func (p Proofs) withhold(name string) bool {
 	return httpauth.IsAuthorization(name) ||
-		slices.ContainsFunc(p, func(proof string) bool { return strings.EqualFold(proof, name) })
+		slices.ContainsFunc(p, func(proof string) bool { return strings.EqualFold(hyphens(proof), hyphens(name)) })
 }
+
+// hyphens spells a name as CGI and its heirs take it, for which an underscore
+// and a hyphen are one.
+func hyphens(name string) string { return strings.ReplaceAll(name, "_", "-") }
 
 // Copy returns a shallow copy of the request with the context, and with a
 // header map of its own, in which the values of Authorization replace what the
