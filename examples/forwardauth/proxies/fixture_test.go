@@ -151,6 +151,12 @@ func (u *upstream) take() []*http.Request {
 	return got
 }
 
+func (u *upstream) lastBody() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.bodies[len(u.bodies)-1]
+}
+
 // one returns the one request since the last call; it had a JWT.
 func (u *upstream) one(t *testing.T) *http.Request {
 	t.Helper()

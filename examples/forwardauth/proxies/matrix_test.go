@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -40,8 +41,8 @@ func TestGoodTokenBecomesAJWT(t *testing.T) {
 		body := strings.Repeat("0123456789abcdef", 64<<10)
 		g.send(t, "POST /x", []string{"Authorization: Bearer " + g.issue(nil)}, body).served(t)
 		g.upstream.one(t)
-		if got := g.upstream.bodies; got[len(got)-1] != body {
-			t.Errorf("body of %d bytes", len(got[len(got)-1]))
+		if got := g.upstream.lastBody(); got != body {
+			t.Errorf("body of %d bytes", len(got))
 		}
 		// A JWT of 30 KiB.
 		g.get(t, "/x", g.issue(map[string]any{"large": strings.Repeat("x", 22_800)})).served(t)
@@ -297,15 +298,15 @@ func TestBrokenServiceAdmitsNobody(t *testing.T) {
 				"half a header":                raw("HTTP/1.1 200 OK\r\nAuthorization: Bearer " + jwtLike + "\r\n"),
 				"an answer that does not come": func(_ http.ResponseWriter, r *http.Request) { <-stop },
 			}
-			var answer http.HandlerFunc
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
+			var answer atomic.Pointer[http.HandlerFunc]
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*answer.Load())(w, r) }))
 			t.Cleanup(server.Close)
 			t.Cleanup(func() { close(stop) })
 			// Only the slow one waits: for one second in place of ten.
 			g := s.start(t, name, server.Listener.Addr().String(), "10s", "1s", "10000", "1000")
 			for what, behaviour := range answers {
 				t.Run(what, func(t *testing.T) {
-					answer = behaviour
+					answer.Store(&behaviour)
 					for _, target := range []string{"/x", "/orders/1"} {
 						if a := g.get(t, target, token); a.status < 300 || a.body == "the API's" {
 							t.Errorf("status %d", a.status)
@@ -315,6 +316,34 @@ func TestBrokenServiceAdmitsNobody(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// HAProxy goes on after an error in Lua; the rule behind the call refuses. The
+// error stands in place of each line that decides.
+func TestErrorInLuaAdmitsNobody(t *testing.T) {
+	for _, tc := range []struct {
+		place     string
+		admission bool // that of a good token does not come there
+	}{
+		{"local values = {}\n", false},
+		{"txn:set_var(\"txn.phantom_ok\", true)\n", false},
+		{"txn:done(reply)\n", true},
+	} {
+		s := newSite(t)
+		g := s.start(t, "haproxy", s.startService(t, "127.0.0.1:0"), tc.place, "error('broken')\n")
+		tokens := []string{"", "junk"}
+		if !tc.admission {
+			tokens = append(tokens, g.issue(map[string]any{"scope": "orders:read"}))
+		}
+		for _, token := range tokens {
+			for _, target := range []string{"/x", "/orders/1"} {
+				if a := g.get(t, target, token); a.status < 400 {
+					t.Errorf("%s: status %d", tc.place, a.status)
+				}
+				g.upstream.untouched(t)
+			}
+		}
 	}
 }
 
