@@ -48,7 +48,8 @@ func flags(s *settings) *flag.FlagSet {
 	f.StringVar(&s.issuer, "issuer", "", "issuer `URL` of the authorization server; required")
 	f.StringVar(&s.introspectionEndpoint, "introspection-endpoint", "", "`URL`; from the issuer's metadata by default")
 	f.StringVar(&s.jwksURL, "jwks-url", "", "`URL` of the issuer's keys; from its metadata by default")
-	f.StringVar(&s.jsonMember, "json-member", "", "`name` of the member that holds the JWT, for servers that answer in JSON")
+	f.StringVar(&s.jsonMember, "json-member", "",
+		"`name` of the member that holds the JWT, for servers that answer in JSON")
 	f.StringVar(&s.audience, "audience", "", "`values`, separated by spaces, of which a JWT must be for one; required")
 	f.StringVar(&s.clientID, "client-id", "", "`identifier` of the introspection client; required")
 	f.StringVar(&s.secretFile, "client-secret-file", "", "`file` with its secret; or set "+secretVariable)
