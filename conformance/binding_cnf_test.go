@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/phantom-token/phantom"
 )
@@ -185,6 +186,23 @@ func TestTheKeyIsTheClientsInEveryMode(t *testing.T) {
 			as.introspect = answerMembers(cnf)
 			return must(phantom.New(as.withoutKeys(minter(cnf), b)...))
 		}, "502 0"},
+		{"exchanged", boundToken, func(as *fakeAS, b phantom.Option) *phantom.Middleware {
+			as.introspect, as.metadata = answerMembers(cnf), answerExchange(nil)
+			return as.exchanging(b)
+		}, "OK 1"},
+		{"exchanged with a cnf", boundToken, func(as *fakeAS, b phantom.Option) *phantom.Middleware {
+			as.introspect = answerMembers(cnf)
+			as.metadata = answerExchange(map[string]any{"access_token": exchangedJWT(cnf)})
+			return as.exchanging(b)
+		}, "502 0"},
+		{"signed", boundToken, func(as *fakeAS, b phantom.Option) *phantom.Middleware {
+			inside := map[string]any{
+				"iss": issuer, "aud": clientID, "iat": time.Now().Unix(), "token_introspection": members(cnf),
+			}
+			header := fmt.Sprintf(`{"alg":"ES256","kid":"k-ES256","typ":%q}`, signedResponseTyp)
+			as.introspect = answer(200, signedMedia, compact("ES256", p256Key(), header, cnfJSON(inside)))
+			return as.middleware(phantom.WithoutJWT(), phantom.WithSignedResponse(clientID), b)
+		}, "OK 1"},
 		{"the client's own JWT", jwt, func(as *fakeAS, b phantom.Option) *phantom.Middleware {
 			return as.direct(b)
 		}, "OK 1"},
