@@ -10,8 +10,9 @@
 //
 // The requirements read acr and auth_time from the JWT, or from the members of
 // the introspection answer if the JWT has none ([phantom.Token.Introspection]).
-// A null counts as none. A value of another type does not meet the requirement,
-// and no other place is looked at.
+// A null counts as none. None, or a value of another type, does not meet the
+// requirement, and no other place is looked at: of a server that says neither,
+// every token is refused, also after a new login.
 //
 // They run on every request and parse the claims each time. For a JWT of 800
 // bytes, that takes some microseconds, a dozen allocations and 3 KiB. To look
