@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"sync"
 	"testing"
 
 	"github.com/ory/fosite"
@@ -101,7 +102,10 @@ func fositeEndpoints(provider fosite.OAuth2Provider) http.Handler {
 		}
 		provider.WriteAccessResponse(r.Context(), w, request, response)
 	})
+	var one sync.Mutex // fosite writes to a session of its memory while it answers
 	mux.HandleFunc("POST /introspect", func(w http.ResponseWriter, r *http.Request) {
+		one.Lock()
+		defer one.Unlock()
 		response, err := provider.NewIntrospectionRequest(r.Context(), r, new(fosite.DefaultSession))
 		if err != nil {
 			provider.WriteIntrospectionError(r.Context(), w, err)
