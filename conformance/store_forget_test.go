@@ -263,6 +263,7 @@ func TestASilentStoreCostsLittle(t *testing.T) {
 		if got := store.gets.Load(); got > 5+11 {
 			t.Errorf("%d calls in ten seconds", got-5)
 		}
+		synctest.Wait() // for the last probe to hang
 		store.get = nil
 		close(never)
 		time.Sleep(time.Second)
