@@ -191,9 +191,9 @@ func (a *authority) verifyReply(ctx context.Context, r *reply) (*verified, error
 	}
 	switch {
 	case err != nil && r.claims != nil:
-		return nil, unusable(err, "supplied JWT: ")
+		return nil, blamed(err, failure.Protocol, "supplied JWT: ")
 	case err != nil && a.ask == nil:
-		return nil, clientsFault(err)
+		return nil, blamed(err, failure.RefusedToken, "")
 	case err != nil:
 		return nil, err
 	}

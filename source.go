@@ -230,7 +230,7 @@ func (a *authority) judge(r *reply, token string) error {
 func (a *authority) open(ctx context.Context, r *reply, came time.Time) error {
 	msg, err := jose.Parse(r.JWT)
 	if err != nil {
-		return unusable(issuer.Refusal(err), "signed response: ")
+		return blamed(issuer.Refusal(err), failure.Protocol, "signed response: ")
 	}
 	if err := a.rules.CheckSignedHeader(msg); err != nil {
 		return err
@@ -240,7 +240,7 @@ func (a *authority) open(ctx context.Context, r *reply, came time.Time) error {
 			r.noKeys = err // the server did answer: its gate must not count this
 			return nil
 		}
-		return unusable(err, "signed response: ")
+		return blamed(err, failure.Protocol, "signed response: ")
 	}
 	members, expiry, err := a.rules.CheckSigned(msg, a.signedAudience, came)
 	if err != nil {
@@ -256,25 +256,15 @@ func (a *authority) open(ctx context.Context, r *reply, came time.Time) error {
 	return nil
 }
 
-// clientsFault turns a refusal of a JWT that the client sent into the client's
-// fault.
-func clientsFault(err error) error {
+// blamed gives a refusal another class: that of the client for a JWT that the
+// client sent, that of the server for what the server or a Minter gave. What is
+// no refusal stays what it is.
+func blamed(err error, class failure.Class, prefix string) error {
 	f := failure.Of(err)
 	if !f.IsVerdict() {
 		return err
 	}
-	own := failure.New(failure.RefusedToken, f.Detail)
-	own.Lasting = f.Lasting
-	return own
-}
-
-// unusable turns a refusal of what the server or a Minter gave into its fault.
-func unusable(err error, prefix string) error {
-	f := failure.Of(err)
-	if !f.IsVerdict() {
-		return err
-	}
-	own := failure.New(failure.Protocol, prefix+f.Detail)
+	own := failure.New(class, prefix+f.Detail)
 	own.Lasting = f.Lasting
 	return own
 }

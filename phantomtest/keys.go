@@ -53,9 +53,14 @@ func (k *signingKey) sign(typ string, payload []byte) string {
 	if err != nil {
 		panic(err) // strings only
 	}
+	return signES256(k.private, header, payload)
+}
+
+// signES256 returns the compact JWS of a header and a payload in JSON.
+func signES256(key *ecdsa.PrivateKey, header, payload []byte) string {
 	input := encode(header) + "." + encode(payload)
 	digest := sha256.Sum256([]byte(input))
-	r, s, err := ecdsa.Sign(rand.Reader, k.private, digest[:])
+	r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
 	if err != nil {
 		panic(err)
 	}

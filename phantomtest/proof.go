@@ -78,16 +78,7 @@ func (k *ProofKey) Sign(p Proof) string {
 	if p.Nonce != "" {
 		claims["nonce"] = p.Nonce
 	}
-	input := encode(change(header, p.Header)) + "." + encode(change(claims, p.Claims))
-	digest := sha256.Sum256([]byte(input))
-	sigR, sigS, err := ecdsa.Sign(rand.Reader, k.private, digest[:])
-	if err != nil {
-		panic(err)
-	}
-	var signature [2 * coordinate]byte
-	sigR.FillBytes(signature[:coordinate])
-	sigS.FillBytes(signature[coordinate:])
-	return input + "." + encode(signature[:])
+	return signES256(k.private, change(header, p.Header), change(claims, p.Claims))
 }
 
 // change adds and removes members, and returns JSON.
