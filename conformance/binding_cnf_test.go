@@ -221,3 +221,48 @@ func TestTheKeyIsTheClientsInEveryMode(t *testing.T) {
 		}
 	}
 }
+
+// A supplied JWT is not bound, even by a method that a Binding checks: it is for
+// the upstream, which gets no proof.
+//
+// Catalogue: E21.
+func TestSuppliedJWTIsNeverBound(t *testing.T) {
+	c := newClient()
+	cnf := map[string]any{"jkt": c.Thumbprint()}
+	for _, tc := range []struct {
+		name string
+		cnf  any
+		want string
+	}{{"unbound", nil, codeOK}, {"bound", cnf, code502A}} {
+		as := newAS(t)
+		as.introspect = answerMembers(nil)
+		minter := newMinter()
+		minter.changes = map[string]any{"cnf": tc.cnf}
+		if got := as.try(as.minting(minter, phantom.WithBinding(proofs())), "opaque-token"); got != tc.want {
+			t.Errorf("minted, %s: %s, want %s", tc.name, got, tc.want)
+		}
+		jwt := claims(map[string]any{"aud": "upstream"})
+		if tc.cnf != nil {
+			jwt["cnf"] = tc.cnf
+		}
+		as.metadata = answerExchange(map[string]any{"access_token": mint("ES256", jwt)})
+		if got := as.try(as.exchanging(phantom.WithBinding(proofs())), "opaque-token"); got != tc.want {
+			t.Errorf("exchanged, %s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+}
+
+// A member without Bindings takes no token under the scheme that the dispatcher
+// reads for another member.
+//
+// Catalogue: E27.
+func TestSchemeOfAnotherMemberIsNotTaken(t *testing.T) {
+	d, _, _, _, b := twoServers(t, []phantom.Option{phantom.WithBinding(proofs())}, nil)
+	next := &spy{}
+	if rec := serve(d.Handler(next), get("DPoP b-token")); rec.Code != 401 || next.calls() != 0 {
+		t.Errorf("under the other's scheme: %d", rec.Code)
+	}
+	if rec := serve(d.Handler(next), get("Bearer b-token")); rec.Code != 200 || next.calls() != 1 || b.calls.Load() != 1 {
+		t.Errorf("under its own: %d, %d introspections", rec.Code, b.calls.Load())
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -288,5 +289,41 @@ func TestSignedAnswerEndsWithItsKey(t *testing.T) {
 		if got := as.try(m, exchangeOpaqueToken); got == codeOK {
 			t.Error("the entry outlived its key")
 		}
+	})
+}
+
+// Missing keys are no word about the introspection endpoint, which did answer:
+// once the keys are there, all tokens pass at once.
+//
+// Catalogue: B4.
+func TestMissingKeysOfSignedAnswersHoldNobodyBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		as.introspect = func(w http.ResponseWriter, r *http.Request) {
+			inside := map[string]any{"iss": issuer, "aud": clientID, "iat": time.Now().Unix(), "token_introspection": members(nil)}
+			header := fmt.Sprintf(`{"alg":"ES256","kid":"k-ES256","typ":%q}`, signedResponseTyp)
+			answer(200, signedMedia, compact("ES256", p256Key(), header, string(must(json.Marshal(inside)))))(w, r)
+		}
+		as.jwks = answer(500, "", "")
+		m := as.middleware(phantom.WithoutJWT(), phantom.WithSignedResponse(clientID))
+		for i := range 15 {
+			if got := as.try(m, fmt.Sprint("early-token-", i)); got != code503A {
+				t.Errorf("without keys: %s", got)
+			}
+			time.Sleep(1100 * time.Millisecond)
+		}
+		if as.calls.Load() < 11 {
+			t.Fatalf("only %d lookups got as far as the keys", as.calls.Load())
+		}
+		as.jwks, as.introspect = nil, wait(100*time.Millisecond, as.introspect)
+		var crowd sync.WaitGroup // or the first one would open the way for the others
+		for i := range 20 {
+			crowd.Go(func() {
+				if got := as.try(m, fmt.Sprint("later-token-", i)); got != codeOK {
+					t.Errorf("token %d, with keys: %s", i, got)
+				}
+			})
+		}
+		crowd.Wait()
 	})
 }
