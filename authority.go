@@ -27,6 +27,8 @@ type authority struct {
 	verifySignature signatures // with the server's keys
 	jwtRules        claims.Rules
 	jwtSignature    signatures                    // of the JWTs that are handed on
+	logoutSignature signatures                    // of logout tokens, with the server's keys
+	clientID        string                        // empty: not known
 	ready           func() error                  // why no answer could be verified now, so that none is asked for
 	warm            []func(context.Context) error // what Warm fetches
 }
@@ -63,6 +65,15 @@ func newAuthority(c *config, bindings *bindings, log *eventLog) *authority {
 	a.useIntrospection(c, published.Upstream, metadata)
 	if c.usesServerKeys() {
 		a.useKeys(c, published, metadata)
+		a.logoutSignature = a.verifySignature
+	} else { // nothing but a logout needs them, nor the metadata that name them
+		keys := issuer.NewKeys(published, issuer.NewMetadata(published).Endpoint(issuer.JWKSURI))
+		a.logoutSignature = func(ctx context.Context, _ string, msg *jose.Message) (*issuer.Key, error) {
+			return keys.Verify(ctx, msg)
+		}
+	}
+	if own, ok := c.auth.(*clientAuth); ok {
+		a.clientID = own.id
 	}
 	a.useSource(c, published.Upstream, metadata)
 	return a

@@ -115,11 +115,14 @@ func (k *digestKey) ofLong(token string) digest {
 // look looks a token up.
 func (m *memory) look(d *digest) cache.Finding[*Token] { return m.tokens.Get(d, m.clock.Now()) }
 
-// remember keeps a verified token. Its life counts from askedAt.
+// remember keeps a verified token. Its life counts from askedAt, and forgets is
+// how many claims had been forgotten by then.
 func (m *memory) remember(
-	q *flight.Question, token *Token, answer *introspection.Answer, askedAt clock.Instant,
+	q *flight.Question, token *Token, answer *introspection.Answer, askedAt clock.Instant, forgets uint64,
 ) {
-	m.tokens.Put(token.entry, m.life(token, answer, askedAt), q.IsValid)
+	m.tokens.Put(token.entry, m.life(token, answer, askedAt), func() bool {
+		return q.IsValid() && !m.isForgottenSince(token, forgets)
+	})
 }
 
 // life returns how long a token is remembered: until the token or the answer

@@ -1,6 +1,11 @@
 package phantom
 
-import "github.com/phantom-token/phantom/internal/fleet"
+import (
+	"errors"
+
+	"github.com/phantom-token/phantom/internal/clock"
+	"github.com/phantom-token/phantom/internal/fleet"
+)
 
 // Forget drops what m remembers about an opaque token. It is for logout and
 // revocation webhooks. The result of a lookup under way is not remembered
@@ -55,4 +60,72 @@ func (m *Middleware) forget(local func(member *Middleware) (tell func() error)) 
 		}
 	}
 	return first
+}
+
+// ForgetSession is Forget for all tokens whose sid is that of the session: that
+// claim of the JWT or, if the answer itself is judged ([WithMinter],
+// [WithoutJWT], [WithTokenExchange]), that member of the answer. Tokens without
+// a sid stay, see [Middleware.ForgetSubject]. An empty sid is an error.
+func (m *Middleware) ForgetSession(sid string) error { return m.forgetClaim(fleet.Session, sid) }
+
+// ForgetSubject is Forget for all tokens of the subject ([Token.Subject]). An
+// empty sub is an error.
+func (m *Middleware) ForgetSubject(sub string) error { return m.forgetClaim(fleet.Subject, sub) }
+
+var errEmptyClaim = errors.New("phantom: an empty sid or sub names no tokens")
+
+func (m *Middleware) forgetClaim(kind fleet.Kind, text string) error {
+	if text == "" {
+		return errEmptyClaim
+	}
+	return m.forget(func(member *Middleware) func() error {
+		claim := member.memory.seal.Claim(kind, text)
+		member.memory.forgetClaims(member.memory.clock.Now(), claim)
+		return func() error { return member.shared.tell(nil, kind, claim[:]) }
+	})
+}
+
+// forgetClaims drops what is known of all tokens that have one of the claims.
+// What lookups under way bring of them counts for nobody.
+func (m *memory) forgetClaims(before clock.Instant, claims ...fleet.Claim) {
+	for _, claim := range claims {
+		m.cutoffs.Claim(claim, before)
+	}
+	m.removeClaims(claims)
+}
+
+func (m *memory) removeClaims(claims []fleet.Claim) {
+	wanted := map[fleet.Claim]bool{}
+	for _, claim := range claims {
+		wanted[claim] = true
+	}
+	m.tokens.RemoveIf(func(t *Token) bool {
+		for _, claim := range m.claimsOf(t) {
+			if wanted[claim] {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// claimsOf returns the claims by which a token can be forgotten.
+func (m *memory) claimsOf(t *Token) []fleet.Claim {
+	sub := t.Subject()
+	claims := []fleet.Claim{m.seal.Claim(fleet.Subject, sub)}
+	if sid := t.said("sid"); sid != "" {
+		return append(claims, m.seal.Claim(fleet.Session, sid))
+	}
+	return append(claims, m.seal.Claim(fleet.Sessionless, sub))
+}
+
+// isForgottenSince reports whether tokens with a claim of this one were
+// forgotten since there were so many forgets.
+func (m *memory) isForgottenSince(t *Token, forgets uint64) bool {
+	return m.cutoffs.HaveClaims() && m.cutoffs.CoverClaimSince(m.claimsOf(t), forgets)
+}
+
+// isForgotten is isForgottenSince for a question that another replica put.
+func (m *memory) isForgotten(t *Token, asked clock.Instant) bool {
+	return m.cutoffs.HaveClaims() && m.cutoffs.CoverClaim(m.claimsOf(t), asked)
 }

@@ -148,6 +148,7 @@ type lookup struct {
 	refresh  bool // of an entry that is still good
 	hasEntry bool // that is good, or serves in an outage
 	askedAt  clock.Instant
+	forgets  uint64 // how many claims had been forgotten by then
 
 	fresh     clock.Instant // until when the entry serves that is to be refreshed
 	wasShared bool          // the Store has a copy
@@ -187,7 +188,10 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 	if err != nil {
 		return nil, l.rememberFailure(err)
 	}
-	l.m.memory.remember(l.question, tok, r.Answer, l.askedAt)
+	l.m.memory.remember(l.question, tok, r.Answer, l.askedAt, l.forgets)
+	if l.m.memory.isForgottenSince(tok, l.forgets) {
+		return nil, flight.ErrOver // ask anew: its session ended while we asked
+	}
 	l.share(tok, r)
 	return tok, nil
 }
@@ -212,14 +216,14 @@ func (l *lookup) answeredMeanwhile() (*Token, error) {
 // introspection, the token itself is the JWT.
 func (l *lookup) ask(ctx context.Context) (r *reply, err error) {
 	if l.m.authority.ask == nil { // what is no JWT is refused without keys
-		l.askedAt = l.m.memory.questions.Put(l.question)
+		l.put()
 		return &reply{Answer: &introspection.Answer{JWT: l.token, MaxAge: -1}}, nil
 	}
 	if err := l.m.authority.ready(); err != nil {
 		return nil, err
 	}
 	err = l.m.authority.gate.Do(ctx, l.class, gate.Token(l.digest), func(ctx context.Context) (err error) {
-		l.askedAt = l.m.memory.questions.Put(l.question)
+		l.put()
 		r, err = l.m.authority.question(ctx, l.token)
 		if !l.m.memory.questions.InTime(l.question) {
 			// A hook was deaf to its context, or the machine slept: the answer may
@@ -231,6 +235,12 @@ func (l *lookup) ask(ctx context.Context) (r *reply, err error) {
 		return err
 	})
 	return r, err
+}
+
+// put takes note that the question is put to the server now.
+func (l *lookup) put() {
+	l.forgets = l.m.memory.cutoffs.Claims() // first: what is forgotten from here on covers the answer
+	l.askedAt = l.m.memory.questions.Put(l.question)
 }
 
 // verify makes the Token of a reply.

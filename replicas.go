@@ -28,6 +28,8 @@ type replicas struct {
 
 	reads, writes, tellings fleet.Line // a call that works does not make up for another kind's
 
+	sweeps sweeps
+
 	hits, misses, refused, failed, skipped, received atomic.Uint64
 }
 
@@ -161,6 +163,7 @@ func (l *lookup) copied(ctx context.Context) *Token {
 	if shared == nil {
 		return nil
 	}
+	l.forgets = l.m.memory.cutoffs.Claims()
 	c := shared.load(l)
 	if c == nil {
 		return nil
@@ -175,14 +178,15 @@ func (l *lookup) copied(ctx context.Context) *Token {
 	memory := l.m.memory
 	life := memory.life(tok, r.Answer, c.asked)
 	switch {
-	case memory.clock.Now().Reached(life.End()), l.refresh && !life.Outlives(l.fresh):
+	case memory.clock.Now().Reached(life.End()), l.refresh && !life.Outlives(l.fresh),
+		memory.isForgotten(tok, c.forCutoffs()):
 		shared.misses.Add(1)
 		return nil
 	}
 	shared.hits.Add(1)
 	l.askedAt = c.asked
 	memory.questions.PutAt(l.question, c.asked)
-	memory.remember(l.question, tok, r.Answer, l.askedAt)
+	memory.remember(l.question, tok, r.Answer, l.askedAt, l.forgets)
 	return tok
 }
 
@@ -311,5 +315,41 @@ func (m *Middleware) receive(note []byte) {
 		m.memory.forget(said.OfToken(), before)
 	case fleet.AllTokens:
 		m.memory.purge(before)
+	case fleet.Session, fleet.Subject, fleet.Sessionless:
+		m.shared.sweeps.add(m.memory, before, said.Value)
+	}
+}
+
+// sweeps look through the memory for tokens that have a claim. One goroutine at
+// a time does so, for all claims that came meanwhile: the notes of many logouts
+// must not hold up those of single tokens.
+type sweeps struct {
+	mu         sync.Mutex
+	claims     []fleet.Claim
+	isUnderWay bool
+}
+
+func (s *sweeps) add(m *memory, before clock.Instant, claim fleet.Claim) {
+	m.cutoffs.Claim(claim, before)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.claims = append(s.claims, claim)
+	if !s.isUnderWay {
+		s.isUnderWay = true
+		go s.run(m)
+	}
+}
+
+func (s *sweeps) run(m *memory) {
+	for {
+		s.mu.Lock()
+		claims := s.claims
+		s.claims = nil
+		if s.isUnderWay = len(claims) > 0; !s.isUnderWay {
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		m.removeClaims(claims)
 	}
 }

@@ -38,7 +38,7 @@ func (c *Cutoffs) Token(k cache.Key, before clock.Instant) {
 func (c *Cutoffs) All(before clock.Instant) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tokens.all = later(c.tokens.all, before)
+	c.tokens.all.at = later(c.tokens.all.at, before)
 }
 
 // Claim is Token for all tokens that have the claim.
@@ -61,9 +61,30 @@ func (c *Cutoffs) HaveClaims() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.clock.Now().Mono > c.claims.until {
-		c.claims = cutoffs[Claim]{}
+		c.claims = cutoffs[Claim]{count: c.claims.count}
 	}
 	return len(c.claims.of) > 0
+}
+
+// Claims returns how many times Claim was called.
+func (c *Cutoffs) Claims() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.claims.count
+}
+
+// CoverClaimSince reports whether one of the claims was forgotten after Claims
+// returned the number. For a question of our own that is exact: two times can
+// be the same.
+func (c *Cutoffs) CoverClaimSince(claims []Claim, number uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, claim := range claims {
+		if max(c.claims.of[claim].number, c.claims.all.number) > number {
+			return true
+		}
+	}
+	return false
 }
 
 // CoverClaim is CoverToken for a token that has the claims.
@@ -83,45 +104,52 @@ func (c *Cutoffs) CoverClaim(claims []Claim, asked clock.Instant) bool {
 const maxCutoffs = 1 << 16
 
 type cutoffs[K comparable] struct {
-	of     map[K]clock.Instant
-	all    clock.Instant
+	of     map[K]cutoff
+	all    cutoff
+	count  uint64
 	sweepy int   // how many there may be before the next sweep
 	until  int64 // the monotonic time at which all of them are of no use any more
 }
 
+// A cutoff is an instant and which one of all it is, counted from 1.
+type cutoff struct {
+	at     clock.Instant
+	number uint64
+}
+
 func (c *cutoffs[K]) add(k K, before, now clock.Instant, lifetime time.Duration) {
+	c.count++
 	if len(c.of) >= c.sweepy {
 		c.sweep(now, lifetime)
 		c.sweepy = max(1024, 2*len(c.of))
 	}
 	if len(c.of) >= maxCutoffs {
 		clear(c.of)
-		c.all = later(c.all, now)
+		c.all = cutoff{later(c.all.at, now), c.count}
 	}
 	if c.of == nil {
-		c.of = map[K]clock.Instant{}
+		c.of = map[K]cutoff{}
 	}
-	c.of[k] = later(c.of[k], before)
+	c.of[k] = cutoff{later(c.of[k].at, before), c.count}
 	c.until = now.Add(lifetime).Mono
 }
 
 // sweep drops the cutoffs that are older than any answer that serves.
 func (c *cutoffs[K]) sweep(now clock.Instant, lifetime time.Duration) {
-	for k, at := range c.of {
-		if now.Mono > at.Add(lifetime).Mono {
+	for k, one := range c.of {
+		if now.Mono > one.at.Add(lifetime).Mono {
 			delete(c.of, k)
 		}
 	}
 }
 
 func (c *cutoffs[K]) cover(k K, asked clock.Instant) bool {
-	none := clock.Instant{}
-	if c.all != none && c.all.Reached(asked) {
-		// On either clock: one that is set must not bring back what was forgotten.
+	// On either clock: one that is set must not bring back what was forgotten.
+	if c.all.at != (clock.Instant{}) && c.all.at.Reached(asked) {
 		return true
 	}
-	at, ok := c.of[k]
-	return ok && at.Reached(asked)
+	one, ok := c.of[k]
+	return ok && one.at.Reached(asked)
 }
 
 // later returns the later of two instants, by the monotonic clock.
