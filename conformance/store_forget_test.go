@@ -432,3 +432,30 @@ func TestManyNotesAtOnce(t *testing.T) {
 		expect(t, "lookups", as.calls.Load(), 1)
 	})
 }
+
+// An entry is renewed in the background from the server, although the Store
+// still has the copy that it was made of.
+//
+// Catalogue: H41.
+func TestTheStoreKeepsNoEntryFromItsRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, store := &oracle{}, newTap()
+		o.ask = func(context.Context, string) (*phantom.Introspection, error) {
+			time.Sleep(time.Second)
+			return unsigned(map[string]any{"exp": time.Now().Unix() + 3600}), nil
+		}
+		o.middleware(t, phantom.WithStore(store, fleetSecret)).Verify(t.Context(), opaqueToken)
+		synctest.Wait()
+		m := o.middleware(t, phantom.WithStore(store, fleetSecret))
+		for range 3000 {
+			start := time.Now()
+			if _, err := m.Verify(t.Context(), opaqueToken); err != nil || time.Since(start) > 0 {
+				t.Fatalf("%v after %v", err, time.Since(start))
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if got := o.calls.Load(); got < 5 || got > 9 {
+			t.Errorf("%d lookups in five minutes", got)
+		}
+	})
+}
