@@ -25,16 +25,17 @@ const maxLogoutRequest = 64 << 10
 //
 // A logout token with a sid ends that session ([Middleware.ForgetSession]); if
 // it has a sub too, also tokens of that subject that have no sid, as access
-// tokens of many servers do. One with a sub alone ends all that the subject has
-// ([Middleware.ForgetSubject]). With a [Broadcaster], that reaches all replicas.
+// tokens of many servers have none. One with a sub alone ends all that the
+// subject has ([Middleware.ForgetSubject]). With a [Broadcaster], that reaches
+// all replicas.
 //
-// It is verified with the keys of the issuer, and must have the type logout+jwt,
-// JWT or none, the issuer's name in iss, the client id of [WithClientAuth] or a
-// value of [WithAudience] in aud, an iat of the last two minutes, the event in
-// events, a jti that was not there before, and no nonce. Otherwise the answer
-// is 400, and nothing is forgotten. It is 503 if there are no keys to verify it
-// with, or if the other replicas could not be told: the same token may then
-// come again.
+// It is verified with the keys of the issuer, and must have the type
+// logout+jwt, JWT or none, the issuer's name in iss, the client id of
+// [WithClientAuth] or a value of [WithAudience] in aud, an iat of the last two
+// minutes, the event in events, a jti that was not there before, and no nonce.
+// Otherwise the answer is 400, and nothing is forgotten. It is 503 if there are
+// no keys to verify it with, or if the other replicas could not be told: the
+// same token may then come again.
 //
 // BackchannelLogout panics if m is a dispatcher: each member has its own.
 func (m *Middleware) BackchannelLogout() http.Handler {

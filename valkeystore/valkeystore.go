@@ -2,13 +2,16 @@
 // Redis (6.2 and later), for [phantom.WithStore], and which proofs were used,
 // for package dpop.
 //
-//	store := valkeystore.New(valkey.ClientOption{InitAddress: []string{"valkey:6379"}, TLSConfig: &tls.Config{}})
+//	store := valkeystore.New(valkey.ClientOption{
+//		InitAddress: []string{"valkey:6379"},
+//		TLSConfig:   &tls.Config{},
+//	})
 //	defer store.Close()
 //	auth, err := phantom.New(..., phantom.WithStore(store, secret))
 //
 // A service starts without the server: the Store connects in the background,
-// again and again. Until it has, and while it cannot read the notes of the other
-// replicas, its calls fail, and each Middleware asks for itself.
+// again and again. Until it has, and while it cannot read the notes of the
+// other replicas, its calls fail, and each Middleware asks for itself.
 //
 // # What the server needs
 //

@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -102,9 +101,9 @@ func (n *Notes) isNew(kind Kind, nonce []byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if kind == OneToken {
-		return n.one.IsNew(string(bytes.Clone(nonce)), 2*maxNoteAge)
+		return n.one.IsNew(string(nonce), 2*maxNoteAge)
 	}
-	return n.many.IsNew(string(bytes.Clone(nonce)), 2*maxNoteAge)
+	return n.many.IsNew(string(nonce), 2*maxNoteAge)
 }
 
 // maxOnce bounds each half of a Once.
