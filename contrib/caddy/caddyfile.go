@@ -124,4 +124,3 @@ func (h *Handler) subdirective(d *caddyfile.Dispenser, name string) error {
 }
 
 func pointer(d caddy.Duration) *caddy.Duration { return &d }
-

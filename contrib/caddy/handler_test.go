@@ -229,3 +229,21 @@ func TestEmptySecretIsRefused(t *testing.T) {
 		t.Errorf("accepted:\n%s", out)
 	}
 }
+
+func TestREADMEIsValid(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, found := strings.Cut(string(readme), "```caddyfile\n")
+	block, _, ended := strings.Cut(block, "```")
+	if !found || !ended {
+		t.Fatal("README.md has no Caddyfile")
+	}
+	s := newSite(t)
+	block = strings.Replace(block, "/run/secrets/phantom", s.secretFile(), 1)
+	out, err := s.command("validate", "--config", s.write(t, "{\n\tauto_https off\n}\n"+block), "--adapter", "caddyfile").CombinedOutput()
+	if err != nil {
+		t.Errorf("caddy validate: %v\n%s", err, out)
+	}
+}
