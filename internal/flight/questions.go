@@ -32,6 +32,8 @@ type Question struct {
 	put     clock.Instant // to the server
 	isPut   bool
 	over    bool
+	held    chan struct{}   // closed by Release; nil: it may be put at once
+	base    context.Context // what Release said
 	invalid atomic.Bool
 }
 
@@ -42,22 +44,36 @@ func NewQuestions[S comparable](c clock.Clock, lifetime, timeout time.Duration) 
 	return &Questions[S]{clock: c, lifetime: lifetime, timeout: timeout, current: map[S]*Question{}}
 }
 
-// Join returns the current question about the subject, or a new one.
-func (q *Questions[S]) Join(subject S) *Question {
+// Join returns the current question about the subject, or a new one. A new one
+// that is held waits for the caller to [Questions.Release] it.
+func (q *Questions[S]) Join(subject S, hold bool) (question *Question, isNew bool) {
 	now := q.clock.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if current := q.current[subject]; current != nil {
 		tooOld := current.isPut && isAfter(now, current.put.Add(q.lifetime))
 		if !tooOld && !now.Reached(current.began.Add(q.timeout)) {
-			return current
+			return current, false
 		}
 		current.invalid.Store(true)
 	}
 	q.last++
-	question := &Question{id: q.last, began: now}
+	question = &Question{id: q.last, began: now}
+	if hold {
+		question.held = make(chan struct{})
+	}
 	q.current[subject] = question
-	return question
+	return question, true
+}
+
+// Release lets the flight of a held question begin, and hands it the context on
+// which it is to be based. A nil one gives the question up.
+func (q *Questions[S]) Release(subject S, question *Question, base context.Context) {
+	if base == nil {
+		q.End(subject, question)
+	}
+	question.base = base
+	close(question.held)
 }
 
 // isAfter reports whether now is later than the deadline on either clock: who
@@ -105,14 +121,24 @@ func (q *Questions[S]) Timeout(question *Question) error {
 // join again. Forget would not know of a question that is put after its end.
 var ErrOver error = failure.New(failure.Unavailable, "question over")
 
-// Begin returns [ErrOver] if the question has ended.
-func (q *Questions[S]) Begin(question *Question) error {
+// Begin waits until the question is no longer held, and returns what Release
+// said; nil for one that was never held. If the question has ended, the error
+// is [ErrOver].
+func (q *Questions[S]) Begin(ctx context.Context, question *Question) (base context.Context, err error) {
+	if question.held != nil {
+		select {
+		case <-question.held:
+			base = question.base
+		case <-ctx.Done():
+			return nil, ErrTimeout
+		}
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if question.over {
-		return ErrOver
+		return nil, ErrOver
 	}
-	return nil
+	return base, nil
 }
 
 // End takes note that the question is answered or given up.

@@ -122,7 +122,8 @@ func runQuestions(t *testing.T, random *rand.Rand, seed uint64) {
 		switch what := random.IntN(20); {
 		case what < 8 || h.question == nil:
 			want := history.toJoin(h.subject, h.at, lifetime, timeout)
-			h.what, h.question = "join", q.Join(h.subject)
+			h.what = "join"
+			h.question, _ = q.Join(h.subject, false)
 			isOld := slices.Contains(history.all(), h.question)
 			if isOld != (want != nil) || isOld && h.question != want {
 				t.Fatalf("seed %d: at %v subject %d joins %v, want %v, after %v",
@@ -182,8 +183,8 @@ func TestEachQuestionHasItsOwnKey(t *testing.T) {
 	q := flight.NewQuestions[int](clock.New(), 0, time.Hour)
 	keys := map[string]bool{}
 	for i := range 1000 {
-		question := q.Join(i % 7)
-		if again := q.Join(i % 7); again != question || again.Key() != question.Key() {
+		question, _ := q.Join(i%7, false)
+		if again, _ := q.Join(i%7, false); again != question || again.Key() != question.Key() {
 			t.Fatal("the same question has another key")
 		}
 		if keys[question.Key()] {
@@ -208,11 +209,11 @@ func TestTheEndOfAReplacedQuestionLeavesTheNewOneAlone(t *testing.T) {
 		t.Run(replace.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				q := flight.NewQuestions[int](clock.New(), time.Second, 3*time.Second)
-				old := q.Join(1)
+				old, _ := q.Join(1, false)
 				replace.do(q, old)
-				current := q.Join(1)
+				current, _ := q.Join(1, false)
 				q.End(1, old)
-				if current == old || old.IsValid() || !current.IsValid() || q.Join(1) != current {
+				if again, _ := q.Join(1, false); current == old || old.IsValid() || !current.IsValid() || again != current {
 					t.Errorf("the old one is valid: %v, the new one: %v", old.IsValid(), current.IsValid())
 				}
 			})
@@ -238,7 +239,7 @@ type crowd struct {
 // ask asks as the root package does, and checks the answer.
 func (c *crowd) ask(t *testing.T, subject int) {
 	joined := time.Since(c.start)
-	question := c.questions.Join(subject)
+	question, _ := c.questions.Join(subject, false)
 	put, err := c.flights.Do(context.Background(), question.Key(), func(context.Context) (time.Duration, error) {
 		defer c.questions.End(subject, question)
 		time.Sleep(unit * time.Duration(c.random(4))) // for a place
@@ -324,7 +325,7 @@ func TestNobodyJoinsAForgottenQuestion(t *testing.T) {
 			for range 2000 {
 				subject := random.IntN(3)
 				before := forgotten[subject].Load() // a Forget that is over
-				question := q.Join(subject)
+				question, _ := q.Join(subject, false)
 				first, _ := seen.LoadOrStore(question, order.Add(1))
 				if first.(int64) < before {
 					t.Error("a question is joined that was forgotten before")
