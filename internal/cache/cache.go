@@ -135,6 +135,8 @@ type quota struct {
 	limit int64
 	count atomic.Int64
 	added atomic.Int64 // ever
+
+	evicted atomic.Uint64 // that were fresh
 }
 
 // maxExact is the largest size at which the order of eviction is exact.
@@ -301,7 +303,8 @@ func (c *Cache[V]) Put(e *Entry[V], life Life, isValid func() bool) {
 		return
 	}
 	if c.put(e, life, isValid) {
-		evict(c, &c.values, &e.key, func(s *shard[V]) *simplelru.LRU[uint64, *Entry[V]] { return s.values })
+		evict(c, &c.values, &e.key, func(s *shard[V]) *simplelru.LRU[uint64, *Entry[V]] { return s.values },
+			func(e *Entry[V]) bool { return !e.tombstone && !life.asked.Reached(e.fresh) })
 	}
 }
 
@@ -346,7 +349,7 @@ func (c *Cache[V]) PutNo(k *Key, why error, until clock.Instant, isValid func() 
 		return
 	}
 	if c.putNo(k, no{why, until}, isValid) {
-		evict(c, &c.nos, k, func(s *shard[V]) *simplelru.LRU[Key, no] { return s.nos })
+		evict(c, &c.nos, k, func(s *shard[V]) *simplelru.LRU[Key, no] { return s.nos }, func(no) bool { return false })
 	}
 }
 
@@ -367,13 +370,18 @@ func (c *Cache[V]) putNo(k *Key, n no, isValid func() bool) (stored bool) {
 
 // evict removes entries until the quota is kept: the oldest of the shard that
 // just grew and, if it has no others, those of the next shards.
-func evict[V any, K comparable, E any](c *Cache[V], q *quota, k *Key, of func(*shard[V]) *simplelru.LRU[K, E]) {
+// Those that were fresh are counted.
+func evict[V any, K comparable, E any](
+	c *Cache[V], q *quota, k *Key, of func(*shard[V]) *simplelru.LRU[K, E], fresh func(E) bool,
+) {
 	first, keep := c.index(k), 1 // not the entry that was just made
 	for i := 0; q.count.Load() > q.limit && i < len(c.shards); i, keep = i+1, 0 {
 		s := &c.shards[(first+i)%len(c.shards)]
 		s.mu.Lock()
 		for of(s).Len() > keep && q.count.Load() > q.limit {
-			of(s).RemoveOldest()
+			if _, e, ok := of(s).RemoveOldest(); ok && fresh(e) {
+				q.evicted.Add(1)
+			}
 		}
 		s.mu.Unlock()
 	}

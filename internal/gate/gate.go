@@ -247,3 +247,13 @@ func (g *Gate) end(a attempt, o outcome, f *failure.Error) {
 	}
 	g.queue.leave(a.class, a.scout)
 }
+
+// Stats returns how many places are held, how many lookups of each class wait
+// for one, and whether a lane is closed.
+func (g *Gate) Stats() (held, waitNew, waitKnown int, isClosed bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	held = g.queue.places - g.queue.free
+	waitNew, waitKnown = g.queue.classes[NewToken].waiting.Len(), g.queue.classes[KnownToken].waiting.Len()
+	return held, waitNew, waitKnown, g.lanes.lane[NewToken].closed || g.lanes.lane[KnownToken].closed
+}

@@ -47,6 +47,7 @@ type document[T any] struct {
 	mu          sync.Mutex
 	nextAttempt clock.Instant // no attempt before this, after a failed one
 	lastErr     error         // of the latest attempt; nil if it succeeded
+	failures    uint64        // so far
 	refetchedAt clock.Instant
 	pause       time.Duration // from then on, before the next refetch of a fresh snapshot
 }
@@ -236,4 +237,5 @@ func (d *document[T]) failed(err error, pause time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.lastErr, d.nextAttempt = err, d.clock.Now().Add(pause)
+	d.failures++
 }

@@ -206,6 +206,24 @@ func (k *Keys) Fetch(ctx context.Context) error {
 	return nil
 }
 
+// Stats returns how many usable keys the current set has, how long ago it was
+// requested, and how many attempts to fetch it failed.
+func (k *Keys) Stats() (usable int, age time.Duration, failures uint64) {
+	k.mu.Lock()
+	failures = k.failures
+	k.mu.Unlock()
+	now, s := k.clock.Now(), k.current.Load()
+	if !s.usable(now) {
+		return 0, 0, failures
+	}
+	for _, key := range *s.value {
+		if key.Usable() {
+			usable++
+		}
+	}
+	return usable, time.Duration(now.Mono - s.requestedAt.Mono), failures
+}
+
 // noKeySet says why there is no key set. No answer to the request for it is a
 // verdict on the JWT.
 func noKeySet(err error) error {

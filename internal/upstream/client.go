@@ -55,15 +55,17 @@ type pool struct {
 }
 
 func ownPool(connections int) *pool {
-	transport := &renewed{make: func() *http.Transport { return newTransport(connections) }}
+	transport := &renewed{make: func() *http.Transport { return NewTransport(connections) }}
 	return &pool{transport: transport, closeIdle: transport.CloseIdleConnections}
 }
 
-// newTransport speaks HTTP/1.1 only. There a connection carries one lookup at a
-// time, so the bound on connections holds, and a connection gone bad costs one
-// lookup. With HTTP/2 it costs all of them, again and again, even while the
-// connection still answers pings. With so few places HTTP/2 gains nothing.
-func newTransport(connections int) *http.Transport {
+// NewTransport returns a transport with at most the given number of connections
+// to a host; 0: any number. It speaks HTTP/1.1 only. There a connection carries
+// one lookup at a time, so the bound on connections holds, and a connection
+// gone bad costs one lookup. With HTTP/2 it costs all of them, again and again,
+// even while the connection still answers pings. With so few places HTTP/2
+// gains nothing.
+func NewTransport(connections int) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	return &http.Transport{
