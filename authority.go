@@ -28,6 +28,7 @@ type authority struct {
 	jwtRules        claims.Rules
 	jwtSignature    signatures                    // of the JWTs that are handed on
 	logoutSignature signatures                    // of logout tokens, with the server's keys
+	keys            *issuer.Keys                  // the server's; nil: not used
 	clientID        string                        // empty: not known
 	ready           func() error                  // why no answer could be verified now, so that none is asked for
 	warm            []func(context.Context) error // what Warm fetches
@@ -118,7 +119,7 @@ func (a *authority) useKeys(c *config, published issuer.Config, metadata *issuer
 	a.verifySignature = func(ctx context.Context, _ string, msg *jose.Message) (*issuer.Key, error) {
 		return keys.Verify(ctx, msg)
 	}
-	a.ready = keys.Unavailable
+	a.keys, a.ready = keys, keys.Unavailable
 	a.warm = append(a.warm, keys.Fetch)
 }
 

@@ -267,16 +267,16 @@ func unproven(err error) error {
 
 // verifySent verifies the token that a request brings under the scheme, and
 // that the request's sender may use it.
-func (m *Middleware) verifySent(r *http.Request, token, scheme string) (tok *Token, hit bool, err error) {
-	if tok, hit, err = m.verify(r.Context(), token); err != nil {
-		return nil, hit, err
+func (m *Middleware) verifySent(r *http.Request, token, scheme string) (tok *Token, outcome Outcome, err error) {
+	if tok, outcome, err = m.verify(r.Context(), token); err != nil {
+		return nil, outcome, err
 	}
 	if b := tok.owner.bindings; len(b.all) > 0 || scheme != httpauth.Bearer {
 		if err := b.check(r, tok, token, scheme); err != nil {
-			return nil, hit, m.blame(tok.owner, err)
+			return nil, outcome, m.blame(tok.owner, err)
 		}
 	}
-	return tok, hit, nil
+	return tok, outcome, nil
 }
 
 // usedScheme returns the scheme under which a request's token came: also of a

@@ -45,9 +45,9 @@ func UnverifiedIssuer(token string) (iss string, ok bool) {
 // would be shown a live token of the first.
 //
 // The options may be [WithTokenExtractor], [WithErrorHandler], [WithRealm],
-// [WithResourceMetadataURL], [WithRequirements] and [WithLogger]. Of the
-// members' own options of this kind only the requirements apply; they come
-// first. A member's Bindings ([WithBinding]) check its own tokens; the schemes
+// [WithResourceMetadataURL], [WithRequirements], [WithLogger] and [WithTrace].
+// Of the members' own options of this kind the requirements apply, which come
+// first, and what their Traces want to know of lookups. A member's Bindings ([WithBinding]) check its own tokens; the schemes
 // of all members are read, and excluded by an extractor. [Token.Issuer] tells
 // which member it was. The token is good inside the dispatcher's handlers and
 // inside that member's own, and in no other's. [Middleware.Forget],
@@ -98,7 +98,7 @@ func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts
 		return nil, err
 	}
 	bindings := bindingsOf(members)
-	return &Middleware{&parts{
+	m := &Middleware{&parts{
 		dispatcher:   newDispatcher(members, choose),
 		digests:      keyOf(members),
 		extract:      c.extractor,
@@ -106,7 +106,11 @@ func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts
 		bindings:     bindings,
 		rejecter:     newRejecter(c, bindings.offers),
 		log:          &eventLog{logger: c.logger},
-	}}, nil
+		hooks:        newHooks(c.traces),
+		counts:       &counts{},
+	}}
+	m.attach(c.traces)
+	return m, nil
 }
 
 // readDispatchOptions reads the options of the edge, and refuses those of an
@@ -117,6 +121,7 @@ func readDispatchOptions(opts []Option) (*config, error) {
 	v.apply(opts)
 	edge := []string{
 		"WithTokenExtractor", "WithErrorHandler", "WithRealm", "WithResourceMetadataURL", "WithRequirements", "WithLogger",
+		"WithTrace",
 	}
 	for _, option := range slices.Sorted(maps.Keys(c.given)) {
 		if !slices.Contains(edge, option) {
@@ -150,7 +155,7 @@ func newDispatcher(members []*Middleware, choose func(token string) *Middleware)
 var errNoMember = failure.New(failure.RefusedToken, "no member of Dispatch")
 
 // dispatch has the responsible member resolve the token.
-func (m *Middleware) dispatch(ctx context.Context, token string, d digest) (tok *Token, hit bool, err error) {
+func (m *Middleware) dispatch(ctx context.Context, token string, d digest) (tok *Token, outcome Outcome, err error) {
 	isJWT := strings.Count(token, ".") == 2
 	var member *Middleware
 	if isJWT {
@@ -159,26 +164,26 @@ func (m *Middleware) dispatch(ctx context.Context, token string, d digest) (tok 
 	known := member != nil
 	if !known {
 		if err := m.checkToken(token); err != nil {
-			return nil, false, err
+			return nil, OutcomeNone, err
 		}
 		if member = m.dispatcher.choose(token); !m.isMember(member) {
-			return nil, false, errNoMember
+			return nil, OutcomeNone, errNoMember
 		}
 	}
 	own := d
 	if member.digests != m.digests && *member.digests != *m.digests {
 		own = member.digests.of(token)
 	}
-	tok, hit, err = member.resolve(ctx, token, own, func(string) error { return nil }) // it was checked
+	tok, outcome, err = member.resolve(ctx, token, own, func(string) error { return nil }) // it was checked
 	if err != nil {
-		return nil, hit, m.blame(member, err)
+		return nil, outcome, m.blame(member, err)
 	}
 	if isJWT && !known {
 		entry := cache.NewEntry(d, member)
 		life := cache.NewLife(clock.Instant{}, time.Unix(math.MaxInt32, 0), math.MaxInt64)
 		m.dispatcher.chosen.Put(&entry, life, func() bool { return true })
 	}
-	return tok, hit, nil
+	return tok, outcome, nil
 }
 
 // errOtherMember is the verdict on the JWT of another member's token.

@@ -25,8 +25,8 @@ import (
 // A Middleware calls Introspect at most once at a time for one token, unless
 // the token is forgotten in between, or a request comes later than [WithMaxTTL]
 // after the call: the answer would be too old for it. The context ends with
-// [WithTimeout] and carries no value of any request: many may share the answer.
-// What Introspect returns later than that is ignored. Introspect must be safe
+// [WithTimeout] and carries no value of any request, since many may share the
+// answer, but those that a [Trace] puts into it. What Introspect returns later than that is ignored. Introspect must be safe
 // for concurrent use.
 type Introspector interface {
 	Introspect(ctx context.Context, token string) (*Introspection, error)
@@ -78,18 +78,20 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 // its form checked when it came; anything else is to pass the check.
 func (m *Middleware) resolve(
 	ctx context.Context, token string, d digest, check func(token string) error,
-) (tok *Token, hit bool, err error) {
+) (*Token, Outcome, error) {
 	found := m.memory.look(&d)
 	switch found.State {
 	case cache.No:
-		return nil, true, found.Why
+		m.counts.negative.Add(1)
+		return nil, OutcomeNegative, found.Why
 	case cache.Fresh:
+		m.counts.hit(&d)
 		if !found.Refresh {
-			return found.Value, true, nil
+			return found.Value, OutcomeHit, nil
 		}
 	case cache.Unknown:
 		if err := check(token); err != nil {
-			return nil, false, err
+			return nil, OutcomeNone, err
 		}
 	}
 	return m.lookUp(ctx, token, d, found)
@@ -98,29 +100,32 @@ func (m *Middleware) resolve(
 // lookUp asks the authorization server about a token.
 func (m *Middleware) lookUp(
 	ctx context.Context, token string, d digest, found cache.Finding[*Token],
-) (tok *Token, hit bool, err error) {
+) (*Token, Outcome, error) {
 	if err := ctx.Err(); err != nil && found.State != cache.Fresh {
-		return nil, false, failure.Because(failure.Unavailable, "caller left", err)
+		return nil, m.counts.miss(false), failure.Because(failure.Unavailable, "caller left", err)
 	}
 	l := m.newLookup(token, d, found)
 	if l.refresh {
+		if err := l.begin(ctx); err != nil {
+			return nil, OutcomeHit, err
+		}
 		m.flights.Start(l.question.Key(), l.run)
-		return found.Value, true, nil
+		return found.Value, OutcomeHit, nil
 	}
-	tok, err = m.flights.Do(ctx, l.question.Key(), l.run)
+	tok, err := l.fly(ctx)
 	for err == flight.ErrOver { //nolint:errorlint // it comes as it is
 		l = m.newLookup(token, d, found)
-		tok, err = m.flights.Do(ctx, l.question.Key(), l.run)
+		tok, err = l.fly(ctx)
 	}
 	if err == flight.ErrTimeout { //nolint:errorlint // as above
 		err = m.memory.questions.Timeout(l.question)
 	}
 	if err != nil && found.State == cache.Stale {
 		if stale := m.bridge(ctx, d, err); stale != nil {
-			return stale, true, nil
+			return stale, m.counts.bridged(l.joined), nil
 		}
 	}
-	return tok, false, err
+	return tok, m.counts.miss(l.joined), err
 }
 
 // bridge returns the remembered token that serves past its life because the
@@ -152,11 +157,16 @@ type lookup struct {
 
 	fresh     clock.Instant // until when the entry serves that is to be refreshed
 	wasShared bool          // the Store has a copy
+
+	joined bool          // another request has put the question
+	isCopy bool          // the answer is out of the Store
+	waited time.Duration // for a place at the server
 }
 
 func (m *Middleware) newLookup(token string, d digest, found cache.Finding[*Token]) *lookup {
+	question, isNew := m.memory.questions.Join(d, m.hooks.lookups)
 	l := &lookup{
-		m: m, token: token, digest: d, question: m.memory.questions.Join(d),
+		m: m, token: token, digest: d, question: question, joined: !isNew,
 		refresh: found.Refresh, hasEntry: found.Value != nil,
 	}
 	if found.WasGood {
@@ -170,14 +180,24 @@ func (m *Middleware) newLookup(token string, d digest, found cache.Finding[*Toke
 
 // run is the flight that all who want to know of the token share.
 func (l *lookup) run(ctx context.Context) (*Token, error) {
-	if err := l.m.memory.questions.Begin(l.question); err != nil {
+	base, err := l.m.memory.questions.Begin(ctx, l.question)
+	if err != nil {
 		return nil, err
 	}
 	defer l.m.memory.questions.End(l.digest, l.question)
+	if base != nil {
+		return l.traced(ctx, base)
+	}
+	return l.find(ctx)
+}
+
+// find finds out about the token.
+func (l *lookup) find(ctx context.Context) (*Token, error) {
 	if tok, err := l.answeredMeanwhile(); tok != nil || err != nil {
 		return tok, err
 	}
 	if tok := l.copied(ctx); tok != nil {
+		l.isCopy = true
 		return tok, nil
 	}
 	r, err := l.ask(ctx)
@@ -222,8 +242,10 @@ func (l *lookup) ask(ctx context.Context) (r *reply, err error) {
 	if err := l.m.authority.ready(); err != nil {
 		return nil, err
 	}
+	arrived := time.Now()
 	err = l.m.authority.gate.Do(ctx, l.class, gate.Token(l.digest), func(ctx context.Context) (err error) {
 		l.put()
+		l.waited = time.Since(arrived)
 		r, err = l.m.authority.question(ctx, l.token)
 		if !l.m.memory.questions.InTime(l.question) {
 			// A hook was deaf to its context, or the machine slept: the answer may
@@ -234,6 +256,9 @@ func (l *lookup) ask(ctx context.Context) (r *reply, err error) {
 		}
 		return err
 	})
+	if l.askedAt == (clock.Instant{}) {
+		l.waited = time.Since(arrived)
+	}
 	return r, err
 }
 

@@ -13,8 +13,8 @@ import (
 // An Option configures a Middleware. It only records a value: [New] checks all
 // of them together. If an argument is nil or empty, or the comment of an option
 // refuses it, New returns a [*ConfigError] that names the option. If an option
-// is given twice, the last one counts, except that [WithRequirements] and
-// [WithBinding] add up.
+// is given twice, the last one counts, except that [WithRequirements],
+// [WithBinding] and [WithTrace] add up.
 // A duration above 0 and below a millisecond is refused, because it is a number
 // that lacks its unit: WithMaxTTL(60) means 60 nanoseconds. Functions and
 // interfaces given to an option are called by many goroutines at once.
@@ -73,6 +73,7 @@ type config struct {
 	storeSecret        []byte
 	logger             *slog.Logger
 	insecureHTTP       bool
+	traces             []*Trace
 }
 
 func defaults() *config {

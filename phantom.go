@@ -45,6 +45,8 @@ type parts struct {
 	bindings     *bindings
 	rejecter     *rejecter
 	log          *eventLog
+	hooks        hooks
+	counts       *counts
 }
 
 // New returns a Middleware. It does no I/O. If anything is wrong with the
@@ -70,8 +72,11 @@ func New(opts ...Option) (*Middleware, error) {
 		bindings:     bindings,
 		rejecter:     newRejecter(c, bindings.offers),
 		log:          log,
+		hooks:        newHooks(c.traces),
+		counts:       &counts{},
 	}}
 	m.join(c)
+	m.attach(c.traces)
 	return m, nil
 }
 
@@ -137,9 +142,9 @@ type route struct {
 	scopes       []string // that the requirements are known to need
 }
 
-// An identifier finds the token that a request brings and verifies it. hit
-// reports that the result is a remembered one. found is what r.Header has.
-type identifier func(r *http.Request, found httpauth.Fields) (tok *Token, hit bool, err error)
+// An identifier finds the token that a request brings and verifies it. found is
+// what r.Header has.
+type identifier func(r *http.Request, found httpauth.Fields) (*Token, Outcome, error)
 
 // protect is the only place that calls next.
 func (m *Middleware) protect(next http.Handler, identify identifier, route route) http.Handler {
@@ -153,9 +158,12 @@ func (m *Middleware) protect(next http.Handler, identify identifier, route route
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		way := handoff.New(r)
 		defer way.End()
-		admitted, err := m.admit(r, identify, route.requirements)
+		admitted, tok, outcome, err := m.admit(r, identify, route.requirements)
+		if m.hooks.decided != nil {
+			err = m.hooks.decide(r.Context(), tok, outcome, err)
+		}
 		if err != nil {
-			m.reject(w, r, rejecter, rejection(err))
+			m.reject(w, r, rejecter, m.refuse(err))
 			return
 		}
 		way.To(admitted)
@@ -166,20 +174,20 @@ func (m *Middleware) protect(next http.Handler, identify identifier, route route
 // admit decides on a request and returns the one to hand on.
 func (m *Middleware) admit(
 	r *http.Request, identify identifier, requirements []Requirement,
-) (admitted *http.Request, err error) {
+) (admitted *http.Request, tok *Token, outcome Outcome, err error) {
 	decided := false
 	defer failure.Recover(&decided, &err)
 	found := httpauth.Scan(r.Header)
-	tok, hit, err := identify(r, found)
+	tok, outcome, err = identify(r, found)
 	if err == nil && tok != nil {
 		err = m.permits(tok, requirements)
 	}
 	if err == nil {
-		m.log.admitted(r.Context(), tok, hit)
+		m.log.admitted(r.Context(), tok, outcome != OutcomeMiss)
 		admitted = m.forward(r, tok, found)
 	}
 	decided = true
-	return admitted, err
+	return admitted, tok, outcome, err
 }
 
 // forward returns the request for next: a copy with the token in its context
@@ -214,21 +222,21 @@ func (m *Middleware) permits(tok *Token, route []Requirement) error {
 
 // required returns the request's token. A token that an outer handler of this
 // Middleware verified serves the inner handlers too.
-func (m *Middleware) required(r *http.Request, found httpauth.Fields) (tok *Token, hit bool, err error) {
+func (m *Middleware) required(r *http.Request, found httpauth.Fields) (*Token, Outcome, error) {
 	tok, inside := r.Context().Value(contextKey{}).(*Token) // nil: NewContext hides one
 	switch {
 	case tok == nil || !m.vouchesFor(tok) || !m.carriesOnly(r, found, tok):
 	case tok.expiry != 0 && tok.owner.authority.rules.Expired(tok.expiry, time.Now()):
-		return nil, false, failure.New(failure.Refused, "exp")
+		return nil, OutcomeNone, failure.New(failure.Refused, "exp")
 	default:
-		return tok, true, nil
+		return tok, OutcomeNone, nil
 	}
 	token, scheme, err := m.token(r, found)
 	switch {
 	case err != nil:
-		return nil, false, err
+		return nil, OutcomeNone, err
 	case inside && m.isOfSibling(r.Context(), token):
-		return nil, false, errOtherMember
+		return nil, OutcomeNone, errOtherMember
 	}
 	return m.verifySent(r, token, scheme)
 }
@@ -259,7 +267,7 @@ func isAbsent(err error) bool {
 // optional returns no token for a request that has no Authorization field at
 // all and in which the extractor, if there is one, finds none. A token without
 // a JWT, which an outer handler verified, left no field behind.
-func (m *Middleware) optional(r *http.Request, found httpauth.Fields) (tok *Token, hit bool, err error) {
+func (m *Middleware) optional(r *http.Request, found httpauth.Fields) (*Token, Outcome, error) {
 	if len(found.Authorization) > 0 {
 		return m.required(r, found)
 	}
@@ -267,20 +275,20 @@ func (m *Middleware) optional(r *http.Request, found httpauth.Fields) (tok *Toke
 		return m.required(r, found)
 	}
 	if m.extract == nil {
-		return nil, false, nil
+		return nil, OutcomeNone, nil
 	}
 	// Only the extractor can say that there is no token. Once there is one, no
 	// failure to verify it makes the request anonymous.
 	token, scheme, err := m.token(r, found)
 	switch {
 	case err == nil && m.isOfSibling(r.Context(), token):
-		return nil, false, errOtherMember
+		return nil, OutcomeNone, errOtherMember
 	case err == nil:
 		return m.verifySent(r, token, scheme)
 	case isAbsent(err):
-		return nil, false, nil
+		return nil, OutcomeNone, nil
 	}
-	return nil, false, err
+	return nil, OutcomeNone, err
 }
 
 // Authenticate extracts and verifies the request's token and writes nothing.
@@ -288,7 +296,7 @@ func (m *Middleware) optional(r *http.Request, found httpauth.Fields) (tok *Toke
 // it has each [Binding] check the request, which a proof passes once.
 // The error is an [*Error]. Requirements given to [WithRequirements] apply.
 func (m *Middleware) Authenticate(r *http.Request) (*Token, error) {
-	return m.authenticate(func() (*Token, bool, error) { return m.required(r, httpauth.Scan(r.Header)) })
+	return m.authenticate(func() (*Token, Outcome, error) { return m.required(r, httpauth.Scan(r.Header)) })
 }
 
 // Verify verifies an opaque token, for servers other than net/http's. The token
@@ -297,27 +305,27 @@ func (m *Middleware) Authenticate(r *http.Request) (*Token, error) {
 // [WithRequirements] apply. A bound token is refused: there is no request to
 // check ([WithBinding]).
 func (m *Middleware) Verify(ctx context.Context, token string) (*Token, error) {
-	return m.authenticate(func() (*Token, bool, error) {
-		tok, hit, err := m.verify(ctx, token)
+	return m.authenticate(func() (*Token, Outcome, error) {
+		tok, outcome, err := m.verify(ctx, token)
 		if err == nil {
 			err = m.blame(tok.owner, tok.owner.bindings.checkWithoutRequest(tok))
 		}
-		return tok, hit, err
+		return tok, outcome, err
 	})
 }
 
 // authenticate protects Authenticate and Verify from panics, as admit protects
 // requests.
-func (m *Middleware) authenticate(identify func() (*Token, bool, error)) (*Token, error) {
+func (m *Middleware) authenticate(identify func() (*Token, Outcome, error)) (*Token, error) {
 	tok, err := m.decide(identify)
 	if err != nil {
-		return nil, rejection(err)
+		return nil, m.refuse(err)
 	}
 	return tok, nil
 }
 
 // decide is admit for callers that have no request to hand on.
-func (m *Middleware) decide(identify func() (*Token, bool, error)) (tok *Token, err error) {
+func (m *Middleware) decide(identify func() (*Token, Outcome, error)) (tok *Token, err error) {
 	decided := false
 	defer failure.Recover(&decided, &err)
 	if tok, _, err = identify(); err == nil {
@@ -367,9 +375,9 @@ func TokenFromHeader(r *http.Request) (string, error) {
 
 // verify checks the token's form and has it resolved, by the member of a
 // dispatcher that is responsible.
-func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, hit bool, err error) {
+func (m *Middleware) verify(ctx context.Context, token string) (*Token, Outcome, error) {
 	if err := httpauth.CheckSize(token); err != nil {
-		return nil, false, err
+		return nil, OutcomeNone, err
 	}
 	d := m.digests.of(token)
 	if m.dispatcher != nil {

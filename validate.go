@@ -303,6 +303,9 @@ func (v *validator) hooks() {
 			v.fault("WithRequirements", "requirement %d is nil", i+1)
 		}
 	}
+	if slices.Contains(v.traces, nil) {
+		v.fault("WithTrace", "nil")
+	}
 	if v.given["WithRequirements"] && len(v.requirements) == 0 {
 		v.fault("WithRequirements", "no requirements")
 	}
