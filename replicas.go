@@ -26,7 +26,8 @@ type replicas struct {
 	hold        time.Duration // no lookup runs for longer
 	log         *eventLog
 
-	reads, writes, tellings fleet.Line // a call that works does not make up for another kind's
+	// A call that works does not make up for another kind's.
+	reads, refreshes, writes, tellings fleet.Line
 
 	sweeps sweeps
 
@@ -109,13 +110,13 @@ func (r *replicas) load(l *lookup) *storedCopy {
 		value []byte
 		left  time.Duration
 	}
-	budget := readTime
+	line, budget := &r.reads, readTime
 	if l.refresh {
-		budget = refreshTime
+		line, budget = &r.refreshes, refreshTime
 	}
 	memory := l.m.memory
 	name, before := memory.seal.Name(l.digest), memory.clock.Now()
-	got, err := fleet.Call(&r.reads, budget, false, func(ctx context.Context) (f found, err error) {
+	got, err := fleet.Call(line, budget, false, func(ctx context.Context) (f found, err error) {
 		f.value, f.left, err = r.store.Get(ctx, name)
 		return f, err
 	})
