@@ -25,13 +25,11 @@ func (s *Store) Broadcast(ctx context.Context, note []byte) error {
 	if err != nil {
 		return err
 	}
-	return client.Do(ctx, client.B().Xadd().Key(s.stream()).Minid().Almost().Threshold(s.ago(notesKept)).
+	// Counted from a note that was read. By our clock, which can be set, the
+	// server might drop this very note.
+	oldest := idOf(s.last.Load() - notesKept.Milliseconds())
+	return client.Do(ctx, client.B().Xadd().Key(s.stream()).Minid().Almost().Threshold(oldest).
 		Id("*").FieldValue().FieldValue(field, valkey.BinaryString(note)).Build()).Error()
-}
-
-// ago returns the ID of a note of that time, by the server's clock.
-func (s *Store) ago(d time.Duration) string {
-	return idOf(time.Now().Add(time.Duration(s.ahead.Load()) - d).UnixMilli())
 }
 
 // Receive implements [phantom.Broadcaster]. Until f has been called with the
@@ -73,13 +71,13 @@ func (s *Store) sleep(d time.Duration) {
 // for who is new, and after a failure with those of the seconds before the last
 // one: to read a note twice does no harm.
 func (s *Store) read(client valkey.Client) {
-	from, failed := int64(0), true // the time of the note that was read last, by the server's clock
-	id := ""
+	id, failed, isNew := "", true, false
 	for s.end.Err() == nil {
-		ctx, cancel, isNew := s.begin()
+		ctx, cancel, came := s.begin()
+		isNew = isNew || came // until a read succeeds
 		var err error
 		if isNew || failed {
-			id, err = s.position(ctx, client, from, isNew)
+			id, err = s.position(ctx, client, isNew)
 		}
 		more := false
 		if err == nil {
@@ -93,7 +91,8 @@ func (s *Store) read(client valkey.Client) {
 			}
 			continue
 		}
-		from = timeOf(id)
+		isNew = false
+		s.last.Store(timeOf(id))
 		if !more {
 			s.upToDate()
 		}
@@ -104,17 +103,16 @@ func (s *Store) read(client valkey.Client) {
 // position returns the ID from which to read: for who is new, or if nothing was
 // read before, that of ten minutes ago. A server that took over may have a
 // clock that is behind the other's.
-func (s *Store) position(ctx context.Context, client valkey.Client, last int64, isNew bool) (id string, err error) {
+func (s *Store) position(ctx context.Context, client valkey.Client, isNew bool) (id string, err error) {
 	now, err := client.Do(ctx, client.B().Time().Build()).AsIntSlice()
 	if err != nil {
 		return "", err
 	}
-	at := time.Unix(now[0], now[1]*1000)
-	s.ahead.Store(int64(time.Until(at)))
+	at, last := time.Unix(now[0], now[1]*1000).UnixMilli(), s.last.Load()
 	if isNew || last == 0 {
-		return idOf(at.Add(-notesKept).UnixMilli()), nil
+		return idOf(at - notesKept.Milliseconds()), nil
 	}
-	return idOf(min(last, at.UnixMilli()) - overlap.Milliseconds()), nil
+	return idOf(min(last, at) - overlap.Milliseconds()), nil
 }
 
 func idOf(ms int64) string { return strconv.FormatInt(max(ms, 0), 10) + "-0" }

@@ -53,7 +53,7 @@ type Store struct {
 
 	client  atomic.Pointer[valkey.Client] // nil: not connected yet
 	isReady atomic.Bool                   // all notes up to now were read
-	ahead   atomic.Int64                  // how far the server's clock is ahead of ours
+	last    atomic.Int64                  // the time of the note that was read last, by the server's clock
 
 	end  context.Context
 	stop context.CancelFunc
