@@ -26,6 +26,8 @@ type server struct {
 	addr string
 	args []string
 	cmd  *exec.Cmd
+
+	config string // a file; empty: none
 }
 
 // findServer returns the path of an engine. Without one, the test is skipped,
@@ -70,6 +72,9 @@ func (s *server) start() {
 	dir := s.t.TempDir()
 	args := append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir,
 		"--logfile", filepath.Join(dir, "log")}, s.args...)
+	if s.config != "" {
+		args = append([]string{s.config, "--port", port, "--bind", "127.0.0.1"}, s.args...)
+	}
 	s.cmd = exec.Command(s.path, args...)
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -100,7 +105,9 @@ func (s *server) thaw()   { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
 // do runs a command on the server, past the Store.
 func (s *server) do(words ...string) valkey.ValkeyResult {
 	s.t.Helper()
-	client, err := valkey.NewClient(valkey.ClientOption{InitAddress: []string{s.addr}, DisableCache: true})
+	client, err := valkey.NewClient(valkey.ClientOption{
+		InitAddress: []string{s.addr}, DisableCache: true, ForceSingleClient: true,
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -16,14 +16,21 @@
 // # What the server needs
 //
 // The commands GET, PTTL, SET, EVALSHA, EVAL, XADD, XREAD and TIME, and those
-// with which the client connects (HELLO, AUTH, CLIENT, SELECT, PING, CLUSTER,
-// and with sentinels SENTINEL). CLIENT TRACKING is not used. The names are the
-// prefix ([WithPrefix]) followed by 32 characters for a token, "notes" for the
-// stream of notes, and "proof:" with 43 characters for a proof. Everything but
-// the stream expires; the stream is cut to ten minutes whenever a note comes.
-// Nothing needs to be persistent, and an eviction policy of any kind will do
-// for tokens. Proofs must not be evicted: give package dpop a server of its own
-// if tokens may be.
+// with which the client connects: HELLO, AUTH, CLIENT, SELECT, PING, and
+// CLUSTER unless there are sentinels. With sentinels it needs ROLE in place of
+// that, and of the sentinels SENTINEL and SUBSCRIBE. CLIENT TRACKING is not
+// used. The names are the prefix ([WithPrefix]) followed by 32 characters for a
+// token, "notes" for the stream of notes, and "proof:" with 43 characters for a
+// proof. Everything but the stream expires; the stream is cut to ten minutes
+// whenever a note comes.
+//
+// Tokens need neither persistence nor memory without end. If the server evicts
+// keys, let it be by a policy that spares those that do not expire
+// (volatile-lru and the like): with the stream, a replica that was cut off
+// loses what it missed. Proofs must not be lost at all. One that was used
+// passes again, within its time, if the server evicts it, restarts without
+// persistence, or fails over to a replica that did not have it yet. Give
+// package dpop a server of its own if tokens may be evicted.
 //
 // # The client
 //
@@ -87,9 +94,14 @@ const (
 // New returns a Store on the server, cluster or sentinels of the options. It
 // does no I/O and never fails: it connects in the background. It sets
 // DisableCache, DisableRetry and AlwaysPipelining and, if they are 0,
-// Dialer.Timeout (1 s) and ConnWriteTimeout (500 ms). All else is the caller's.
+// Dialer.Timeout (1 s) and ConnWriteTimeout (500 ms). SendToReplicas is not
+// called: a replica of the server may not have heard yet of what was forgotten.
+// All else is the caller's.
 func New(options valkey.ClientOption, opts ...Option) *Store {
 	options.DisableCache, options.DisableRetry, options.AlwaysPipelining = true, true, true
+	if options.SendToReplicas != nil { // the client demands one with other options
+		options.SendToReplicas = func(valkey.Completed) bool { return false }
+	}
 	if options.Dialer.Timeout == 0 {
 		options.Dialer.Timeout = dialTimeout
 	}

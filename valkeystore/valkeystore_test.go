@@ -26,8 +26,7 @@ func TestStoreKeepsTheContract(t *testing.T) {
 
 // The commands in the package comment are enough.
 func TestStoreNeedsTheseCommandsOnly(t *testing.T) {
-	s := newServer(t, strings.Fields("--user default off --user app on >secret ~app:* +get +pttl +set +evalsha +eval "+
-		"+xadd +xread +time +hello +auth +client +select +ping +cluster")...)
+	s := newServer(t, strings.Fields("--user default off "+appUser+" +cluster")...)
 	phantomtest.TestStore(t, func() phantom.Store {
 		store := valkeystore.New(valkey.ClientOption{
 			InitAddress: []string{s.addr}, Username: "app", Password: "secret",
