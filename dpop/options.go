@@ -84,7 +84,8 @@ func WithMaxAge(d time.Duration) Option {
 }
 
 // WithLeeway sets how far clocks may differ: the client's and ours, when iat,
-// nbf and exp are checked, and those of replicas that share a nonce's secret.
+// nbf and exp are checked, and those of replicas that share a nonce's secret or
+// a [ReplayStore].
 // Default: 10 s; at most 5 min, and not negative.
 func WithLeeway(d time.Duration) Option {
 	return with("WithLeeway", func(c *config) { c.leeway = d })

@@ -12,9 +12,11 @@ import (
 type ReplayStore interface {
 	// Add remembers key until then, that moment included, and says whether it
 	// was new, in one atomic step: of two calls with one key, one is fresh. key
-	// is a hash of the proof's key and jti, and tells nothing of either. ctx is
-	// the request's; Add must come back when it ends. An error refuses the
-	// request with 503. Add is called by many goroutines at once.
+	// is a hash of the proof's key and jti, and tells nothing of either. until
+	// is by the clock of this process, and has the leeway ([WithLeeway]) by
+	// which that of another replica may differ. ctx is the request's; Add must
+	// come back when it ends. An error refuses the request with 503. Add is
+	// called by many goroutines at once.
 	Add(ctx context.Context, key [32]byte, until time.Time) (fresh bool, err error)
 }
 
