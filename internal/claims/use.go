@@ -50,6 +50,9 @@ func (r *Rules) otherUse(claims jose.Object, c Confirmation) string {
 			return name
 		}
 	}
+	if events, _ := claims.Get("events").Object(); events.Get(logoutEvent).Exists() {
+		return "events" // its type need not say that it is a logout token
+	}
 	return ""
 }
 
