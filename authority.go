@@ -66,13 +66,8 @@ func newAuthority(c *config, bindings *bindings, log *eventLog) *authority {
 	a.useIntrospection(c, published.Upstream, metadata)
 	if c.usesServerKeys() {
 		a.useKeys(c, published, metadata)
-		a.logoutSignature = a.verifySignature
-	} else { // nothing but a logout needs them, nor the metadata that name them
-		keys := issuer.NewKeys(published, issuer.NewMetadata(published).Endpoint(issuer.JWKSURI))
-		a.logoutSignature = func(ctx context.Context, _ string, msg *jose.Message) (*issuer.Key, error) {
-			return keys.Verify(ctx, msg)
-		}
 	}
+	a.useLogoutKeys(c, published)
 	if own, ok := c.auth.(*clientAuth); ok {
 		a.clientID = own.id
 	}
@@ -116,11 +111,32 @@ func (a *authority) useKeys(c *config, published issuer.Config, metadata *issuer
 		jwksURL = metadata.Endpoint(issuer.JWKSURI)
 	}
 	keys := issuer.NewKeys(published, jwksURL)
-	a.verifySignature = func(ctx context.Context, _ string, msg *jose.Message) (*issuer.Key, error) {
-		return keys.Verify(ctx, msg)
-	}
+	a.verifySignature = publishedKeys(keys)
 	a.keys, a.ready = keys, keys.Unavailable
 	a.warm = append(a.warm, keys.Fetch)
+}
+
+// useLogoutKeys chooses the server's keys for logout tokens. Anybody can send
+// one: that its key is unknown must not put off when the keys of access tokens
+// are fetched. So it has a key set of its own, and metadata that nothing else
+// may need. Neither is fetched before the first logout token comes.
+func (a *authority) useLogoutKeys(c *config, published issuer.Config) {
+	switch {
+	case c.keySet != nil:
+		a.logoutSignature = callersKeys(c.keySet)
+	case c.jwksURL != "":
+		a.logoutSignature = publishedKeys(issuer.NewKeys(published, fixedURL(c.jwksURL)))
+	default:
+		jwksURL := issuer.NewMetadata(published).Endpoint(issuer.JWKSURI)
+		a.logoutSignature = publishedKeys(issuer.NewKeys(published, jwksURL))
+	}
+}
+
+// publishedKeys verifies signatures with the keys that the issuer publishes.
+func publishedKeys(keys *issuer.Keys) signatures {
+	return func(ctx context.Context, _ string, msg *jose.Message) (*issuer.Key, error) {
+		return keys.Verify(ctx, msg)
+	}
 }
 
 // useSource chooses where the JWT comes from, and what verifies it.

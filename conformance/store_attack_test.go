@@ -40,7 +40,7 @@ func TestRefreshesKeepNoSlowStoreInUse(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		time.Sleep(time.Second) // until the last call is over
-		if waited > 5+61 { // the first five, and one a second
+		if waited > 5+61 {      // the first five, and one a second
 			t.Errorf("%d of 600 requests waited for the Store", waited)
 		}
 	})
