@@ -47,11 +47,12 @@ func UnverifiedIssuer(token string) (iss string, ok bool) {
 // The options may be [WithTokenExtractor], [WithErrorHandler], [WithRealm],
 // [WithResourceMetadataURL], [WithRequirements], [WithLogger] and [WithTrace].
 // Of the members' own options of this kind the requirements apply, which come
-// first, and what their Traces want to know of lookups. A member's Bindings ([WithBinding]) check its own tokens; the schemes
-// of all members are read, and excluded by an extractor. [Token.Issuer] tells
-// which member it was. The token is good inside the dispatcher's handlers and
-// inside that member's own, and in no other's. [Middleware.Forget],
-// [Middleware.Purge] and [Middleware.Warm] act on all members.
+// first, and what their Traces want to know of lookups. A member's Bindings
+// ([WithBinding]) check its own tokens; the schemes of all members are read,
+// and excluded by an extractor. [Token.Issuer] tells which member it was. The
+// token is good inside the dispatcher's handlers and inside that member's own,
+// and in no other's. [Middleware.Forget], [Middleware.Purge] and
+// [Middleware.Warm] act on all members.
 //
 // The members must be made by [New]: at least one, and none twice. Two whose
 // Minters have one name must have the same [WithIssuer], or one's user could be

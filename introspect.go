@@ -26,8 +26,8 @@ import (
 // the token is forgotten in between, or a request comes later than [WithMaxTTL]
 // after the call: the answer would be too old for it. The context ends with
 // [WithTimeout] and carries no value of any request, since many may share the
-// answer, but those that a [Trace] puts into it. What Introspect returns later than that is ignored. Introspect must be safe
-// for concurrent use.
+// answer, but those that a [Trace] puts into it. What Introspect returns later
+// than that is ignored. Introspect must be safe for concurrent use.
 type Introspector interface {
 	Introspect(ctx context.Context, token string) (*Introspection, error)
 }

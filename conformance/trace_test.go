@@ -268,61 +268,64 @@ func TestLookupStartMakesTheContextOfTheLookup(t *testing.T) {
 		{"two", 2, "1 2 mine\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			as := newAS(t)
-			var mu sync.Mutex
-			var order, contexts []string
-			note := func(list *[]string, text string) {
-				mu.Lock()
-				defer mu.Unlock()
-				*list = append(*list, text)
-			}
-			var opts []phantom.Option
-			for i := range tc.traces {
-				opts = append(opts, phantom.WithTrace(&phantom.Trace{
-					LookupStart: func(ctx context.Context) context.Context {
-						note(&order, fmt.Sprint("start ", i))
-						if tc.traces == 1 { // the most that one can do wrong
-							return ctx
+			synctest.Test(t, func(t *testing.T) {
+				as := newAS(t)
+				var mu sync.Mutex
+				var order, contexts []string
+				note := func(list *[]string, text string) {
+					mu.Lock()
+					defer mu.Unlock()
+					*list = append(*list, text)
+				}
+				var opts []phantom.Option
+				for i := range tc.traces {
+					opts = append(opts, phantom.WithTrace(&phantom.Trace{
+						LookupStart: func(ctx context.Context) context.Context {
+							note(&order, fmt.Sprint("start ", i))
+							if tc.traces == 1 { // the most that one can do wrong
+								return ctx
+							}
+							return context.WithValue(context.WithValue(ctx, traceKey("a"), 1), traceKey("b"), i+1)
+						},
+						LookupDone: func(ctx context.Context, _ phantom.Lookup) {
+							note(&order, fmt.Sprint("done ", i))
+							note(&contexts, seen(ctx))
+						},
+					}))
+				}
+				i := &introspector{ask: func(ctx context.Context, _ string) (*phantom.Introspection, error) {
+					note(&contexts, seen(ctx))
+					return &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil))}, nil
+				}}
+				request, leave := context.WithCancel(context.WithValue(t.Context(), traceKey("request"), "mine"))
+				defer leave()
+				transport := roundTripper(func(r *http.Request) (*http.Response, error) {
+					if r.URL.Path == endpointPath {
+						note(&contexts, seen(r.Context()))
+						leave()
+						runtime.Gosched()
+						if err := r.Context().Err(); err != nil {
+							t.Errorf("the request's end ended the lookup: %v", err)
 						}
-						return context.WithValue(context.WithValue(ctx, traceKey("a"), 1), traceKey("b"), i+1)
-					},
-					LookupDone: func(ctx context.Context, _ phantom.Lookup) {
-						note(&order, fmt.Sprint("done ", i))
-						note(&contexts, seen(ctx))
-					},
-				}))
-			}
-			i := &introspector{ask: func(ctx context.Context, _ string) (*phantom.Introspection, error) {
-				note(&contexts, seen(ctx))
-				return &phantom.Introspection{Active: true, JWT: mint("ES256", claims(nil))}, nil
-			}}
-			request, leave := context.WithCancel(context.WithValue(t.Context(), traceKey("request"), "mine"))
-			defer leave()
-			transport := roundTripper(func(r *http.Request) (*http.Response, error) {
-				if r.URL.Path == endpointPath {
-					note(&contexts, seen(r.Context()))
-					leave()
-					runtime.Gosched()
-					if err := r.Context().Err(); err != nil {
-						t.Errorf("the request's end ended the lookup: %v", err)
+					}
+					return as.RoundTrip(r)
+				})
+				as.send(introspected(as, i, opts...).Handler, get("Bearer token-1").WithContext(request))
+				m := as.middleware(append(opts, phantom.WithHTTPClient(&http.Client{Transport: transport}))...)
+				_, _ = m.Verify(request, "token-2") // it leaves meanwhile
+				synctest.Wait()
+				must(m.Verify(t.Context(), "token-2"))
+				for _, got := range contexts {
+					if got != tc.want {
+						t.Errorf("the context has %s, want %s", got, tc.want)
 					}
 				}
-				return as.RoundTrip(r)
-			})
-			as.send(introspected(as, i, opts...).Handler, get("Bearer token-1").WithContext(request))
-			m := as.middleware(append(opts, phantom.WithHTTPClient(&http.Client{Transport: transport}))...)
-			_, _ = m.Verify(request, "token-2") // it leaves meanwhile
-			must(m.Verify(t.Context(), "token-2"))
-			for _, got := range contexts {
-				if got != tc.want {
-					t.Errorf("the context has %s, want %s", got, tc.want)
+				expect(t, "contexts", len(contexts), 2+2*tc.traces)
+				if want := []string{"start 0", "start 1", "done 1", "done 0"}; tc.traces == 2 &&
+					!slices.Equal(order, slices.Concat(want, want)) {
+					t.Errorf("order %q", order)
 				}
-			}
-			expect(t, "contexts", len(contexts), 2+2*tc.traces)
-			if want := []string{"start 0", "start 1", "done 1", "done 0"}; tc.traces == 2 &&
-				!slices.Equal(order, slices.Concat(want, want)) {
-				t.Errorf("order %q", order)
-			}
+			})
 		})
 	}
 }
