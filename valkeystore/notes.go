@@ -21,7 +21,7 @@ func (s *Store) stream() string { return s.prefix + "notes" }
 
 // Broadcast implements [phantom.Broadcaster].
 func (s *Store) Broadcast(ctx context.Context, note []byte) error {
-	client, err := s.connected()
+	client, err := s.connected(ctx)
 	if err != nil {
 		return err
 	}
@@ -40,6 +40,11 @@ func (s *Store) Receive(f func(note []byte)) {
 	s.receivers = append(s.receivers, f)
 	s.isNew = true
 	s.isReady.Store(false)
+	select {
+	case <-s.outcome:
+		s.outcome = make(chan struct{})
+	default:
+	}
 	if s.interrupt != nil {
 		s.interrupt()
 	}
@@ -51,6 +56,9 @@ func (s *Store) run() {
 	for s.end.Err() == nil {
 		client, err := valkey.NewClient(s.options)
 		if err != nil {
+			s.mu.Lock()
+			s.settle()
+			s.mu.Unlock()
 			s.sleep(pause)
 			continue
 		}
@@ -85,8 +93,7 @@ func (s *Store) read(client valkey.Client) {
 		}
 		cancel()
 		if failed = err != nil; failed {
-			s.isReady.Store(false)
-			if !s.hasNew() {
+			if s.over(false) {
 				s.sleep(pause)
 			}
 			continue
@@ -94,7 +101,7 @@ func (s *Store) read(client valkey.Client) {
 		isNew = false
 		s.last.Store(timeOf(id))
 		if !more {
-			s.upToDate()
+			s.over(true)
 		}
 	}
 	s.isReady.Store(false)
@@ -134,18 +141,25 @@ func (s *Store) begin() (ctx context.Context, cancel context.CancelFunc, isNew b
 	return ctx, cancel, isNew
 }
 
-func (s *Store) hasNew() bool {
+// over opens the Store if all notes were read, and shuts it if a read failed.
+// Who is new meanwhile keeps it shut, and needs the next read at once.
+func (s *Store) over(ok bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.isNew
+	s.isReady.Store(ok && !s.isNew)
+	if s.isNew {
+		return false
+	}
+	s.settle()
+	return true
 }
 
-// upToDate opens the Store, unless somebody is new meanwhile.
-func (s *Store) upToDate() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.isNew {
-		s.isReady.Store(true)
+// settle lets calls go on that wait for the outcome. The caller holds mu.
+func (s *Store) settle() {
+	select {
+	case <-s.outcome:
+	default:
+		close(s.outcome)
 	}
 }
 

@@ -10,8 +10,9 @@
 //	auth, err := phantom.New(..., phantom.WithStore(store, secret))
 //
 // A service starts without the server: the Store connects in the background,
-// again and again. Until it has, and while it cannot read the notes of the
-// other replicas, its calls fail, and each Middleware asks for itself.
+// again and again. The first calls wait for the first attempt, within their
+// context. After that, and while the Store cannot read the notes of the other
+// replicas, calls fail, and each Middleware asks for itself.
 //
 // # What the server needs
 //
@@ -70,6 +71,7 @@ type Store struct {
 	receivers []func(note []byte)
 	isNew     bool // somebody receives who does not have the notes of before
 	interrupt context.CancelFunc
+	outcome   chan struct{} // closed: who came last has the notes of before, or the attempt failed
 }
 
 var _ phantom.Broadcaster = (*Store)(nil)
@@ -108,7 +110,7 @@ func New(options valkey.ClientOption, opts ...Option) *Store {
 	if options.ConnWriteTimeout == 0 {
 		options.ConnWriteTimeout = callTimeout
 	}
-	s := &Store{options: options, prefix: "phantom:", done: make(chan struct{})}
+	s := &Store{options: options, prefix: "phantom:", done: make(chan struct{}), outcome: make(chan struct{})}
 	for _, o := range opts {
 		o.apply(s)
 	}
@@ -126,8 +128,20 @@ func (s *Store) Close() {
 // errNotReady says that the Store is not connected, or not yet up to date.
 var errNotReady = errors.New("valkeystore: not connected")
 
-// connected returns the client once it is there.
-func (s *Store) connected() (valkey.Client, error) {
+// connected returns the client once it is there. A service that starts is not
+// to take the time of the first attempt to connect for trouble with the server:
+// its calls wait for how that ends.
+func (s *Store) connected(ctx context.Context) (valkey.Client, error) {
+	if !s.isReady.Load() {
+		s.mu.Lock()
+		outcome := s.outcome
+		s.mu.Unlock()
+		select {
+		case <-outcome:
+		case <-s.end.Done():
+		case <-ctx.Done():
+		}
+	}
 	if client := s.client.Load(); client != nil && s.end.Err() == nil {
 		return *client, nil
 	}
@@ -136,11 +150,12 @@ func (s *Store) connected() (valkey.Client, error) {
 
 // ready returns the client while all notes are read. A replica that does not
 // know the latest ones must take nothing from the Store.
-func (s *Store) ready() (valkey.Client, error) {
-	if !s.isReady.Load() {
+func (s *Store) ready(ctx context.Context) (valkey.Client, error) {
+	client, err := s.connected(ctx)
+	if err == nil && !s.isReady.Load() {
 		return nil, errNotReady
 	}
-	return s.connected()
+	return client, err
 }
 
 // What is kept under a key is one of these, which stands before the value.
@@ -155,7 +170,7 @@ var setUnlessDropped = valkey.NewLuaScript(`if redis.call('GET', KEYS[1]) == 'x'
 
 // Get implements [phantom.Store].
 func (s *Store) Get(ctx context.Context, key string) (value []byte, left time.Duration, err error) {
-	client, err := s.ready()
+	client, err := s.ready(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -181,7 +196,7 @@ func (s *Store) Get(ctx context.Context, key string) (value []byte, left time.Du
 
 // Set implements [phantom.Store].
 func (s *Store) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	client, err := s.ready()
+	client, err := s.ready(ctx)
 	if err != nil {
 		return err
 	}
@@ -191,7 +206,7 @@ func (s *Store) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 
 // Drop implements [phantom.Store].
 func (s *Store) Drop(ctx context.Context, key string, hold time.Duration) error {
-	client, err := s.connected()
+	client, err := s.connected(ctx)
 	if err != nil {
 		return err
 	}
@@ -209,7 +224,7 @@ const proofSkew = 10 * time.Second
 // and ten seconds longer, since the clocks of replicas differ, and says whether
 // it was new.
 func (s *Store) Add(ctx context.Context, key [32]byte, until time.Time) (fresh bool, err error) {
-	client, err := s.connected()
+	client, err := s.connected(ctx)
 	if err != nil {
 		return false, err
 	}

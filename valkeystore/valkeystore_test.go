@@ -2,6 +2,7 @@ package valkeystore_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"fmt"
 	"runtime"
@@ -125,6 +126,34 @@ func TestStoreStartsWithoutAServer(t *testing.T) {
 	}
 	s.start()
 	eventually(t, "connected", 2*time.Second, func() bool { return works(store) })
+}
+
+// The first calls wait until the Store is connected. Else a replica that starts
+// under load takes it for broken, and asks about all tokens again.
+func TestFirstCallsWaitForTheConnection(t *testing.T) {
+	s := newServer(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	key := strings.Repeat("k", 32)
+	for range 20 {
+		store := open(t, s.addr)
+		for range 3 { // the second and third Middleware come when it is connected
+			store.Receive(func([]byte) {})
+			if _, _, err := store.Get(ctx, key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := open(t, s.addr).Broadcast(ctx, []byte("note")); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	s.kill()
+	store := open(t, s.addr)
+	store.Receive(func([]byte) {})
+	if _, _, err := store.Get(ctx, key); err == nil || ctx.Err() != nil {
+		t.Errorf("without a server: %v, %v", err, ctx.Err())
+	}
 }
 
 // A replica that was cut off hears of what it missed.
