@@ -3,7 +3,7 @@
 // for JWTs, an API behind it, and a client in front of it.
 //
 //	go run ./examples/quickstart               walks through it and exits
-//	go run ./examples/quickstart -serve        stays up, to be tried with curl
+//	go run ./examples/quickstart -serve        stays up, to be tried on a page or with curl
 //	go run ./examples/quickstart -server mint  has another server
 //
 // The server jwt gives the JWT when it is asked about a token. Most servers do
@@ -24,6 +24,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -53,7 +54,7 @@ func main() {
 func run(ctx context.Context, stdout io.Writer, args []string) (err error) {
 	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
 	flags.SetOutput(stdout)
-	serve := flags.Bool("serve", false, "stay up until interrupted, to be tried with curl")
+	serve := flags.Bool("serve", false, "stay up until interrupted, to be tried on a page or with curl")
 	server := flags.String("server", "jwt",
 		"`kind` of authorization server: jwt, or one without, for claims, mint or exchange")
 	if err := flags.Parse(args); err != nil {
@@ -69,7 +70,7 @@ func run(ctx context.Context, stdout io.Writer, args []string) (err error) {
 
 	var seen journal
 	if *serve {
-		seen.console = stdout
+		seen.console, seen.feed = stdout, newFeed()
 	}
 	s, err := start(ctx, &seen, *server)
 	if err != nil {
@@ -83,11 +84,7 @@ func run(ctx context.Context, stdout io.Writer, args []string) (err error) {
 	if !*serve {
 		return walk(ctx, stdout, s)
 	}
-	if _, err := fmt.Fprint(stdout, curlLines(s)); err != nil {
-		return err
-	}
-	<-ctx.Done()
-	return nil
+	return servePage(ctx, stdout, s)
 }
 
 // stories says of each kind of server what is done about it.
@@ -114,6 +111,8 @@ type site struct {
 	issuer, gateway, api string // URLs; of claims, where the API is instead
 	as                   *phantomtest.AuthorizationServer
 	auth                 *phantom.Middleware
+	held                 string       // the token of the page's client
+	down                 *atomic.Bool // the authorization server hangs up
 	seen                 *journal
 	servers              []*http.Server // in the order to stop them
 }
@@ -135,6 +134,7 @@ func start(ctx context.Context, seen *journal, server string) (*site, error) {
 	gatewayURL, issuerURL, apiURL := urls[0], urls[1], urls[2]
 	s := &site{
 		server: server, issuer: issuerURL.String(), gateway: gatewayURL.String(), api: apiURL.String(), seen: seen,
+		down: new(atomic.Bool),
 	}
 
 	options := []phantomtest.Option{
@@ -153,7 +153,10 @@ func start(ctx context.Context, seen *journal, server string) (*site, error) {
 	}
 	api := proxyTo(apiURL)
 	if server == "claims" {
-		api, s.api = seen.record(http.HandlerFunc(ordersHere)), "in the gateway's process"
+		api, s.api = seen.record(atAPI, http.HandlerFunc(ordersHere)), "in the gateway's process"
+	}
+	if seen.feed != nil {
+		source = append(source, phantom.WithLogger(seen.feed.logger()))
 	}
 	auth, gateway, err := newGateway(s.issuer, api, source...)
 	if err != nil {
@@ -163,7 +166,13 @@ func start(ctx context.Context, seen *journal, server string) (*site, error) {
 		gateway.Handle("/.well-known/", published)
 	}
 	s.auth = auth
-	for i, h := range []http.Handler{gateway, seen.record(s.as), seen.record(http.HandlerFunc(orders))} {
+	front := http.Handler(gateway)
+	if seen.feed != nil {
+		front = seen.record(atGateway, gateway)
+	}
+	for i, h := range []http.Handler{
+		front, seen.record(atServer, s.unlessDown(s.as)), seen.record(atAPI, http.HandlerFunc(orders)),
+	} {
 		srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
 		s.servers = append(s.servers, srv)
 		go func() {
@@ -173,6 +182,17 @@ func start(ctx context.Context, seen *journal, server string) (*site, error) {
 		}()
 	}
 	return s, nil
+}
+
+// unlessDown lets the authorization server hang up on every request while it is
+// stopped.
+func (s *site) unlessDown(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.down.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // stop stops the servers once the requests under way have ended.
