@@ -66,10 +66,15 @@ var deeds = map[string]deed{
 			"but at most once in 10 seconds.",
 		do: (*page).rotate,
 	},
-	"power": {
-		title: "Stop or start the server",
-		about: "While the server is stopped, remembered tokens still pass. Others get 503, which blames no token.",
-		do:    (*page).power,
+	"stop": {
+		title: "Stop the server",
+		about: "Remembered tokens still pass. Others get 503, which blames no token.",
+		do:    (*page).halt,
+	},
+	"start": {
+		title: "Start the server",
+		about: "After several failures the gateway waits a little before it asks again.",
+		do:    (*page).resume,
 	},
 }
 
@@ -121,7 +126,6 @@ func (p *page) getToken(ctx context.Context, s *site) string {
 
 // call calls the API n times at once, and says what came of it.
 func (p *page) call(ctx context.Context, s *site, token string, n int) string {
-	before := s.as.Introspections()
 	outcomes := make([]string, n)
 	var calls sync.WaitGroup
 	for i := range outcomes {
@@ -141,7 +145,7 @@ func (p *page) call(ctx context.Context, s *site, token string, n int) string {
 		said = append(said, outcome)
 	}
 	questions := "no question asked"
-	if asked := s.as.Introspections() - before; asked > 0 {
+	if asked := p.seen.feed.count("POST /introspect"); asked > 0 {
 		questions = fmt.Sprintf("%d introspection", asked)
 		if asked > 1 {
 			questions += "s"
@@ -203,15 +207,16 @@ func (p *page) rotate(_ context.Context, s *site) string {
 	return "the server signs with a new key."
 }
 
-func (p *page) power(_ context.Context, s *site) string {
-	down := !s.down.Load()
-	s.down.Store(down)
-	m := message{From: atServer, To: atServer, Title: "Started", Gist: "answers again"}
-	if down {
-		m.Title, m.Gist = "Stopped", "hangs up on everybody"
-	}
-	p.seen.feed.add(m)
-	return "the server " + strings.ToLower(m.Title[:1]) + m.Title[1:] + "."
+func (p *page) halt(_ context.Context, s *site) string {
+	s.down.Store(true)
+	p.seen.feed.add(message{From: atServer, To: atServer, Title: "Stopped", Gist: "hangs up on each request"})
+	return "the server hangs up on each request."
+}
+
+func (p *page) resume(_ context.Context, s *site) string {
+	s.down.Store(false)
+	p.seen.feed.add(message{From: atServer, To: atServer, Title: "Started", Gist: "answers again"})
+	return "the server answers again."
 }
 
 // newWalker returns a client that keeps silent.

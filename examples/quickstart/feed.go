@@ -42,6 +42,7 @@ type message struct {
 	Refused bool   `json:"refused"`
 	Count   int    `json:"count"` // how often in this act
 
+	kind    string // equal for those that a crowd's act counts together
 	version int
 }
 
@@ -83,7 +84,7 @@ func (f *feed) add(m message) {
 	f.change()
 	if f.crowd {
 		for i := range f.messages {
-			if old := &f.messages[i]; old.From == m.From && old.To == m.To && old.Title == m.Title {
+			if old := &f.messages[i]; old.kind == m.kind && old.From == m.From && old.Title == m.Title {
 				old.Count++
 				old.version = f.version
 				return
@@ -95,6 +96,18 @@ func (f *feed) add(m message) {
 	}
 	m.ID, m.Count, m.version = len(f.messages)+1, 1, f.version
 	f.messages = append(f.messages, m)
+}
+
+// count returns how many messages with a title the last act has caused.
+func (f *feed) count(title string) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.messages {
+		if m.Title == title {
+			n += m.Count
+		}
+	}
+	return n
 }
 
 // start is begin under the lock.

@@ -24,7 +24,7 @@ var jwts = regexp.MustCompile(`eyJ[\w-]+\.[\w-]+\.[\w-]+`)
 
 // asked is the message that is the request.
 func (x exchange) asked() message {
-	m := message{From: x.from, To: x.to, Title: x.method + " " + x.path}
+	m := message{From: x.from, To: x.to, Title: x.method + " " + x.path, kind: x.kind()}
 	switch {
 	case x.to != atServer:
 		m.Gist = cmp.Or(field(x.request, "Authorization"), "no Authorization")
@@ -44,23 +44,23 @@ func (x exchange) asked() message {
 
 // answered is the message that is the answer.
 func (x exchange) answered() message {
-	m := message{From: x.to, To: x.from, Title: x.outcome(), Answer: true, Refused: x.status < 200 || x.status >= 400}
+	m := message{
+		From: x.to, To: x.from, Title: x.outcome(), Answer: true,
+		Refused: x.status < 200 || x.status >= 400, kind: x.kind(),
+	}
 	m.Title = strings.ToUpper(m.Title[:1]) + m.Title[1:]
 	if x.status == 0 {
 		m.Gist = "the connection is closed"
 		return m
 	}
 	challenges := x.response.Values("WWW-Authenticate")
-	kind, _, _ := strings.Cut(x.response.Get("Content-Type"), ";")
 	switch {
 	case len(challenges) > 0:
 		m.Gist = "WWW-Authenticate: " + challenges[0]
 	case x.status == http.StatusNoContent:
 		m.Gist = "not active"
-	case len(x.body) <= 60:
-		m.Gist = x.body
 	default:
-		m.Gist = kind
+		m.Gist = beginning(jwts.ReplaceAllStringFunc(x.body, shorten))
 	}
 	text := head(m.Title, x.response, "Content-Type", "Cache-Control", "WWW-Authenticate", "Retry-After")
 	if body := indent(x.body); body != "" {
@@ -68,6 +68,18 @@ func (x exchange) answered() message {
 	}
 	m.JWT, m.Text = readable(text, x.body)
 	return m
+}
+
+// kind is equal for exchanges that ask the same of the same party.
+func (x exchange) kind() string { return x.to + x.method + x.path }
+
+// beginning is as much of a body as fits on a line.
+func beginning(body string) string {
+	const n = 52
+	if len(body) <= n {
+		return body
+	}
+	return body[:n-3] + "..."
 }
 
 // head is the first line and the named header fields.

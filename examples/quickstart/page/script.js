@@ -75,6 +75,7 @@ function showState(state) {
   $("server").value = state.server;
   $("token").textContent = state.token || "none yet";
   $("power").textContent = state.down ? "Start the server" : "Stop the server";
+  $("power").dataset.do = state.down ? "start" : "stop";
   for (const lane of ["gateway", "server", "api"]) {
     $("at-" + lane + "-url").textContent = state.addresses[lane].replace("http://", "");
   }
