@@ -23,6 +23,7 @@ function showAct(act) {
     $("messages").replaceChildren();
     $("act").textContent = act.title;
     $("about").textContent = act.about;
+    $("outcome").textContent = "";
   }
   if (!act.outcome) return;
   if (act.id === shown) $("outcome").textContent = act.outcome[0].toUpperCase() + act.outcome.slice(1);
