@@ -25,6 +25,7 @@ import (
 type goBlock struct {
 	place string // file and line
 	code  string
+	from  string // the file of the repository that it is an excerpt of
 }
 
 func goBlocks(t *testing.T, file string) (blocks []goBlock) {
@@ -33,17 +34,26 @@ func goBlocks(t *testing.T, file string) (blocks []goBlock) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, at := range regexp.MustCompile("(?ms)^```go\n(.*?)^```").FindAllSubmatchIndex(text, -1) {
-		line := bytes.Count(text[:at[2]], []byte("\n")) + 1
-		blocks = append(blocks, goBlock{fmt.Sprintf("%s:%d", filepath.Base(file), line), string(text[at[2]:at[3]])})
+	for _, at := range goFence.FindAllSubmatchIndex(text, -1) {
+		block := goBlock{code: string(text[at[4]:at[5]])}
+		block.place = fmt.Sprintf("%s:%d", filepath.Base(file), bytes.Count(text[:at[4]], []byte("\n"))+1)
+		if at[2] >= 0 {
+			block.from = string(text[at[2]:at[3]])
+		}
+		blocks = append(blocks, block)
 	}
 	return blocks
 }
 
+// goFence finds a piece of Go code, and the comment above it that names a file:
+//
+//	<!-- from examples/chi/api.go -->
+var goFence = regexp.MustCompile("(?ms)(?:^<!-- from (\\S+) -->\n)?^```go\n(.*?)^```")
+
 // docPackages are what the code in documents may use without an import.
 var docPackages = map[string]string{
 	"context": "context", "crypto": "crypto", "errors": "errors", "fmt": "fmt", "http": "net/http",
-	"httptest": "net/http/httptest", "log": "log", "slog": "log/slog", "os": "os", "strings": "strings",
+	"httptest": "net/http/httptest", "httputil": "net/http/httputil", "log": "log", "slog": "log/slog", "os": "os", "strings": "strings",
 	"testing": "testing", "time": "time", "url": "net/url",
 	"phantom":     "github.com/phantom-token/phantom",
 	"dpop":        "github.com/phantom-token/phantom/dpop",
@@ -60,18 +70,23 @@ const docNames = `ctx context.Context, t *testing.T, mux *http.ServeMux, orders 
 	key crypto.Signer, introspector phantom.Introspector, minter *mint.Minter, options []phantom.Option,
 	auth *phantom.Middleware`
 
-// Each piece of Go code in README.md and docs is a program, or compiles inside
-// a function.
+// Each piece of Go code in the documents is a program, compiles inside a
+// function with docNames and docPackages, or is an excerpt of a file that is
+// compiled where it lies.
 func TestDocumentsCompile(t *testing.T) {
-	files, err := filepath.Glob("../docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	fset := token.NewFileSet()
 	imports := importer.ForCompiler(fset, "gc", exportData(t))
 	compiled := 0
-	for _, file := range append(files, "../README.md") {
+	for _, file := range documents(t) {
+		if filepath.Base(file) == "CONTRIBUTING.md" {
+			continue // it has a piece of a test
+		}
 		for _, block := range goBlocks(t, file) {
+			if block.from != "" {
+				isExcerpt(t, block)
+				compiled++
+				continue
+			}
 			if formatted, err := format.Source([]byte(block.code)); err != nil || string(formatted) != block.code {
 				t.Errorf("%s: not formatted: %v", block.place, err)
 			}
@@ -97,6 +112,24 @@ func TestDocumentsCompile(t *testing.T) {
 	if compiled < 30 {
 		t.Errorf("%d pieces of code", compiled)
 	}
+}
+
+// isExcerpt checks that the lines of a piece follow each other in its file, at
+// whatever depth they stand there.
+func isExcerpt(t *testing.T, block goBlock) {
+	t.Helper()
+	source, err := os.ReadFile(filepath.Join("..", filepath.FromSlash(block.from)))
+	if err != nil {
+		t.Errorf("%s: %v", block.place, err)
+		return
+	}
+	for depth := range 4 {
+		indented := regexp.MustCompile(`(?m)^(.)`).ReplaceAllString(block.code, strings.Repeat("\t", depth)+"$1")
+		if strings.Contains("\n"+string(source), "\n"+indented) {
+			return
+		}
+	}
+	t.Errorf("%s is no excerpt of %s", block.place, block.from)
 }
 
 // docPrelude is the head of a file with these imports.
