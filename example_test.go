@@ -201,7 +201,9 @@ func ExampleMiddleware_Forget() {
 	show(h, "GET", "/", token)
 	as.Revoke(token)
 	show(h, "GET", "/", token) // remembered, for up to WithMaxTTL
-	auth.Forget(token)
+	if err := auth.Forget(token); err != nil {
+		log.Print(err) // other replicas could not be told (WithStore)
+	}
 	show(h, "GET", "/", token)
 	// Output:
 	// 200 served

@@ -1,15 +1,3 @@
-// Package phantom swaps opaque access tokens for JWTs in net/http servers.
-//
-// A [Middleware] takes the bearer token of a request, has the authorization
-// server swap it for a JWT at the introspection endpoint (RFC 7662), verifies
-// that JWT, remembers the answer, and hands the request on with the JWT in the
-// Authorization field and the verified [Token] in its context.
-//
-// It fails closed. Except for the anonymous requests that [Middleware.Optional]
-// permits, a request reaches the next handler only with a verified token, and
-// there is one path to it. A verdict on the token becomes a 400, 401 or 403
-// with a challenge (RFC 6750). If there is no verdict, the answer is 500, 502
-// or 503.
 package phantom
 
 import (

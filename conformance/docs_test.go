@@ -19,6 +19,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/phantom-token/phantom"
 )
 
 // A goBlock is a piece of Go code in a document.
@@ -235,4 +237,28 @@ func goCommand(t *testing.T, args ...string) string {
 		t.Fatalf("go %s: %v\n%s", args[0], err, &stderr)
 	}
 	return string(out)
+}
+
+// The table of outcomes in the package documentation has each reason once, with
+// the status that it is answered with.
+func TestOutcomesInPackageDocumentation(t *testing.T) {
+	row := regexp.MustCompile(`(?m)^//\t(\d{3}) +(\w+) `)
+	listed := map[string]bool{}
+	for _, match := range row.FindAllStringSubmatch(string(must(os.ReadFile("../doc.go"))), -1) {
+		status := (&phantom.Error{Reason: phantom.Reason(match[2])}).StatusCode()
+		if fmt.Sprint(status) != match[1] {
+			t.Errorf("doc.go says %s of %s, which is %d", match[1], match[2], status)
+		}
+		listed[match[2]] = true
+	}
+	reason := regexp.MustCompile(`(?m)^\tReason\w+ +Reason = "(\w+)"`)
+	reasons := reason.FindAllStringSubmatch(string(must(os.ReadFile("../errors.go"))), -1)
+	for _, match := range reasons {
+		if !listed[match[1]] {
+			t.Errorf("doc.go lacks %s", match[1])
+		}
+	}
+	if len(listed) != len(reasons) {
+		t.Errorf("doc.go lists %d reasons of %d", len(listed), len(reasons))
+	}
 }
