@@ -90,7 +90,7 @@ func (c *clientAuth) GoString() string { return c.String() }
 func textFault(name, value string) string {
 	switch {
 	case value == "":
-		return "empty " + name
+		return "empty " + name + ", as of a variable that is not set"
 	case hasControl(value):
 		return "the " + name + " has a control character, such as the end of a line that it was read from"
 	}
@@ -143,7 +143,7 @@ func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 		invalid = cmp.Or(invalid, textFault("key id", keyID))
 	}
 	if isNil(key) {
-		invalid = "nil key"
+		invalid = "nil key: PrivateKeyJWT needs the client's private key"
 	} else if err := jose.SignerMatches(alg, publicKey(key)); err != nil {
 		invalid = err.Error()
 	}
@@ -212,7 +212,7 @@ func TLSClientAuth(id string) ClientAuth {
 func BearerToken(source func(context.Context) (string, error)) ClientAuth {
 	invalid := ""
 	if source == nil {
-		invalid = "nil source"
+		invalid = "nil source: BearerToken needs a function that returns a token"
 	}
 	return &clientAuth{
 		invalid: invalid,

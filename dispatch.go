@@ -64,10 +64,10 @@ func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts
 		faults = append(faults, &ConfigError{"Dispatch", fmt.Sprintf(format, args...)})
 	}
 	if len(members) == 0 {
-		fault("no members")
+		fault("no members: name at least one Middleware")
 	}
 	if choose == nil {
-		fault("choose is nil")
+		fault("choose is nil: it must name the member for a token")
 	}
 	minters := map[string]string{}
 	for i, member := range members {

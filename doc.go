@@ -46,7 +46,8 @@
 //   - [WithoutJWT]: there is none. Handlers read the claims.
 //   - [WithoutIntrospection]: the client's own token is the JWT.
 //
-// docs/servers.md in the repository has the options for 29 servers.
+// The options for 29 servers are in
+// https://github.com/phantom-token/phantom/blob/main/docs/servers.md.
 //
 // # Outcomes
 //
@@ -85,11 +86,19 @@
 //
 // # Packages beside this one
 //
-//   - mint makes JWTs and serves their keys.
-//   - dpop and mtls check who sends a bound token ([WithBinding]).
-//   - stepup and resource are for RFC 9470 and RFC 9728.
-//   - forwardauth answers proxies that ask before they hand a request on.
-//   - phantomtest is an authorization server in memory, for your tests.
+//   - [github.com/phantom-token/phantom/mint] makes JWTs and serves
+//     their keys.
+//   - [github.com/phantom-token/phantom/dpop] and
+//     [github.com/phantom-token/phantom/mtls] check who sends a bound token
+//     ([WithBinding]).
+//   - [github.com/phantom-token/phantom/stepup] and
+//     [github.com/phantom-token/phantom/resource] are for RFC 9470 and RFC
+//     9728.
+//   - [github.com/phantom-token/phantom/forwardauth] answers proxies that
+//     ask before they hand a request on.
+//   - [github.com/phantom-token/phantom/phantomtest] is an authorization
+//     server in memory, for your tests.
 //
-// The modules phantomgrpc and valkeystore have dependencies of their own.
+// The modules phantomgrpc, valkeystore and contrib/caddy have dependencies of
+// their own.
 package phantom

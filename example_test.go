@@ -407,6 +407,6 @@ func ExampleNew_mistakes() {
 	fmt.Println(err)
 	// Output:
 	// phantom: WithIssuer: "http://login.example.com" is not https; see WithInsecureHTTP
-	// phantom: WithAudience: is required
-	// phantom: WithClientAuth: empty client secret
+	// phantom: WithAudience: is required: what the server's tokens have in aud for this service
+	// phantom: WithClientAuth: empty client secret, as of a variable that is not set
 }

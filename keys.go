@@ -38,7 +38,7 @@ type KeySet interface {
 func StaticKeys(keys ...crypto.PublicKey) KeySet {
 	s := &staticKeys{}
 	if len(keys) == 0 {
-		s.invalid = "no keys"
+		s.invalid = "no keys: StaticKeys needs at least one"
 	}
 	for _, pub := range keys {
 		key, err := jose.NewKey(pub)

@@ -78,10 +78,11 @@ func (v *validator) shared() {
 		return
 	}
 	if isNil(v.store) {
-		v.fault("WithStore", "nil")
+		v.fault("WithStore", nilOption)
 	}
 	if len(v.storeSecret) < minStoreSecret {
-		v.fault("WithStore", "a secret of %d bytes; it must have at least %d", len(v.storeSecret), minStoreSecret)
+		v.fault("WithStore", "a secret of %d bytes; it must have at least %d, as of openssl rand -base64 32",
+			len(v.storeSecret), minStoreSecret)
 	}
 	if v.cacheSize == 0 {
 		v.fault("WithStore", "needs a cache, which WithCacheSize(0) turns off")

@@ -19,6 +19,9 @@ import (
 
 const maxLeeway = 5 * time.Minute
 
+// nilOption is the fault of an option whose default serves in place of nil.
+const nilOption = "nil: leave the option out for the default"
+
 // readOptions applies the options and returns all that is wrong with them.
 func readOptions(opts []Option) (*config, error) {
 	c := defaults()
@@ -88,7 +91,7 @@ func (v *validator) url(option, value string) {
 // identity checks the issuer, the audience and the algorithms.
 func (v *validator) identity() {
 	if v.url("WithIssuer", v.issuer); v.issuer == "" && !v.given["WithIssuer"] {
-		v.fault("WithIssuer", "is required")
+		v.fault("WithIssuer", "is required: the URL that the server's tokens have in iss")
 	}
 	if u, err := url.Parse(v.issuer); err == nil && (u.RawQuery != "" || u.ForceQuery) {
 		v.fault("WithIssuer", "%q has a query", upstream.Shown(v.issuer))
@@ -96,16 +99,16 @@ func (v *validator) identity() {
 	v.exclude("WithAudience", "WithoutAudienceCheck")
 	switch {
 	case v.given["WithAudience"] && len(v.audience) == 0:
-		v.fault("WithAudience", "no values")
+		v.fault("WithAudience", "no values: name what the server's tokens have in aud for this service")
 	case v.given["WithAudience"] && slices.Contains(v.audience, ""):
-		v.fault("WithAudience", "an empty value")
+		v.fault("WithAudience", "an empty value, as of a variable that is not set")
 	case slices.ContainsFunc(v.audience, hasControl):
-		v.fault("WithAudience", "%q: a value has a control character", v.audience)
+		v.fault("WithAudience", "%q: a value has a control character, such as the end of a line", v.audience)
 	case !v.given["WithAudience"] && !v.given["WithoutAudienceCheck"]:
-		v.fault("WithAudience", "is required")
+		v.fault("WithAudience", "is required: what the server's tokens have in aud for this service")
 	}
 	if len(v.algorithms) == 0 {
-		v.fault("WithAlgorithms", "no values")
+		v.fault("WithAlgorithms", "no values: leave the option out to accept all that are supported")
 	}
 	for _, alg := range v.algorithms {
 		if !jose.Supported(alg) {
@@ -123,21 +126,22 @@ func (v *validator) lookup() {
 	}
 	v.exclude("WithIntrospector", "WithJSONResponse", "WithSignedResponse", "WithStrictCacheControl")
 	if v.given["WithJSONResponse"] && (v.member == "" || v.member == "active") {
-		v.fault("WithJSONResponse", "%q cannot be the JWT's member", v.member)
+		v.fault("WithJSONResponse", "%q cannot be the JWT's member: take its name from an answer of the server", v.member)
 	}
 	if v.given["WithHTTPClient"] && v.client == nil {
-		v.fault("WithHTTPClient", "nil")
+		v.fault("WithHTTPClient", nilOption)
 	}
 	if v.given["WithIntrospector"] && isNil(v.introspector) {
-		v.fault("WithIntrospector", "nil")
+		v.fault("WithIntrospector", nilOption)
 	}
 	switch {
 	case v.given["WithIntrospector"] && !v.given["WithTokenExchange"]:
 	case v.given["WithoutIntrospection"]:
 	case !v.given["WithClientAuth"]:
-		v.fault("WithClientAuth", "is required")
+		v.fault("WithClientAuth", "is required: ClientSecretBasic, PrivateKeyJWT or another; "+
+			"NoClientAuth is for an endpoint that wants no credentials")
 	case isNil(v.auth):
-		v.fault("WithClientAuth", "nil")
+		v.fault("WithClientAuth", "nil: NoClientAuth is for an endpoint that wants no credentials")
 	default:
 		v.fit("WithClientAuth", v.auth)
 	}
@@ -161,7 +165,7 @@ func (v *validator) source() {
 	if v.given["WithSignedResponse"] {
 		switch {
 		case v.signedAudience == "" || hasControl(v.signedAudience):
-			v.fault("WithSignedResponse", "%q is no audience", v.signedAudience)
+			v.fault("WithSignedResponse", "%q is no audience: as a rule it is the client id of WithClientAuth", v.signedAudience)
 		case !v.answerMode():
 			v.fault("WithSignedResponse", "needs WithMinter, WithTokenExchange or WithoutJWT: "+
 				"a signed response is no access token")
@@ -170,7 +174,8 @@ func (v *validator) source() {
 	if v.given["WithClientSubject"] {
 		switch {
 		case v.clientSubject == "" || hasControl(v.clientSubject):
-			v.fault("WithClientSubject", "%q is no prefix", v.clientSubject)
+			v.fault("WithClientSubject", "%q is no prefix: take one that no user's sub begins with, such as \"client:\"",
+				v.clientSubject)
 		case !v.answerMode():
 			v.exclude("WithClientSubject", "WithRFC9068")
 		}
@@ -178,19 +183,19 @@ func (v *validator) source() {
 	if !v.usesServerKeys() {
 		for _, option := range []string{"WithKeySet", "WithJWKSURL"} {
 			if v.given[option] {
-				v.fault(option, "the server's keys verify nothing here, without WithSignedResponse")
+				v.fault(option, "the server's keys verify nothing here, without WithSignedResponse: leave it out")
 			}
 		}
 	}
 	if v.given["WithoutJWT"] && !v.given["WithSignedResponse"] && v.given["WithAlgorithms"] {
-		v.fault("WithAlgorithms", "judges nothing with WithoutJWT, without WithSignedResponse")
+		v.fault("WithAlgorithms", "judges nothing with WithoutJWT, without WithSignedResponse: leave it out")
 	}
 }
 
 // mint asks the Minter whose JWTs it makes.
 func (v *validator) mint() {
 	if isNil(v.minter) {
-		v.fault("WithMinter", "nil")
+		v.fault("WithMinter", "nil: mint.New makes one")
 		return
 	}
 	v.minterName, v.minterKeys = v.minter.Issuer()
@@ -199,9 +204,9 @@ func (v *validator) mint() {
 	}
 	switch {
 	case v.minterKeys == nil && v.minterName != "":
-		v.fault("WithMinter", "the issuer %q has no keys", v.minterName)
+		v.fault("WithMinter", "the issuer %q has no keys: Issuer must return both, or neither", v.minterName)
 	case v.minterKeys != nil && v.minterName == "":
-		v.fault("WithMinter", "keys without the name of an issuer")
+		v.fault("WithMinter", "keys without the name of an issuer: Issuer must return both, or neither")
 	case v.minterKeys != nil && v.minterName == v.issuer:
 		v.fault("WithMinter", "%q is the issuer of WithIssuer: a Minter with keys of its own needs a name of its own",
 			v.minterName)
@@ -245,7 +250,7 @@ func (v *validator) keys() {
 		return
 	}
 	if isNil(v.keySet) {
-		v.fault("WithKeySet", "nil")
+		v.fault("WithKeySet", nilOption)
 		return
 	}
 	v.fit("WithKeySet", v.keySet)
@@ -257,7 +262,7 @@ func (v *validator) numbers() {
 		v.fault("WithLeeway", "%v is more than %v", v.leeway, maxLeeway)
 	}
 	if v.cacheSize < 0 {
-		v.fault("WithCacheSize", "%d is negative", v.cacheSize)
+		v.fault("WithCacheSize", "%d is negative: 0 turns the cache off", v.cacheSize)
 	}
 	for _, d := range []struct {
 		option string
@@ -295,7 +300,7 @@ func (v *validator) hooks() {
 		{"WithLogger", v.logger == nil},
 	} {
 		if v.given[hook.option] && hook.missing {
-			v.fault(hook.option, "nil")
+			v.fault(hook.option, nilOption)
 		}
 	}
 	for i, r := range v.requirements {
@@ -307,15 +312,15 @@ func (v *validator) hooks() {
 		v.fault("WithTrace", "nil")
 	}
 	if v.given["WithRequirements"] && len(v.requirements) == 0 {
-		v.fault("WithRequirements", "no requirements")
+		v.fault("WithRequirements", "no requirements: leave the option out")
 	}
 	if v.realm == "" || !httpauth.IsQuotable(v.realm) {
-		v.fault("WithRealm", "%q cannot be a quoted-string", v.realm)
+		v.fault("WithRealm", "%q cannot be a quoted-string: use visible ASCII characters and spaces", v.realm)
 	}
 	if v.given["WithResourceMetadataURL"] {
 		v.url("WithResourceMetadataURL", v.resourceMetadata)
 		if !httpauth.IsErrorText(v.resourceMetadata) {
-			v.fault("WithResourceMetadataURL", "cannot be a quoted-string")
+			v.fault("WithResourceMetadataURL", "cannot be a quoted-string: escape what is not visible ASCII")
 		}
 	}
 }

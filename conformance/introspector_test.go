@@ -316,8 +316,8 @@ func TestIntrospectorExcludesTheEndpoint(t *testing.T) {
 		want []string // the mistakes, as "option: reason"
 	}{
 		{"alone", []phantom.Option{phantom.WithIntrospector(i)}, nil},
-		{"nil", []phantom.Option{phantom.WithIntrospector(nil)}, []string{"WithIntrospector: nil"}},
-		{"typed nil", []phantom.Option{phantom.WithIntrospector(none)}, []string{"WithIntrospector: nil"}},
+		{"nil", []phantom.Option{phantom.WithIntrospector(nil)}, []string{"WithIntrospector: nil: leave the option out for the default"}},
+		{"typed nil", []phantom.Option{phantom.WithIntrospector(none)}, []string{"WithIntrospector: nil: leave the option out for the default"}},
 		{"endpoint", []phantom.Option{
 			phantom.WithIntrospector(i), phantom.WithIntrospectionEndpoint(issuer + "/i"),
 		}, []string{"WithIntrospector: excludes WithIntrospectionEndpoint"}},
@@ -331,7 +331,10 @@ func TestIntrospectorExcludesTheEndpoint(t *testing.T) {
 			"WithIntrospector: excludes WithIntrospectionEndpoint", "WithIntrospector: excludes WithClientAuth",
 			"WithIntrospector: excludes WithJSONResponse", "WithIntrospector: excludes WithStrictCacheControl",
 		}},
-		{"neither", nil, []string{"WithClientAuth: is required"}},
+		{"neither", nil, []string{
+			"WithClientAuth: is required: ClientSecretBasic, PrivateKeyJWT or another; " +
+				"NoClientAuth is for an endpoint that wants no credentials",
+		}},
 	} {
 		_, err := phantom.New(append(tc.opts, phantom.WithIssuer(issuer), phantom.WithAudience(audience))...)
 		var got []string

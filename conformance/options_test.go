@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/phantom-token/phantom"
+	"github.com/phantom-token/phantom/phantomtest"
 )
 
 // basics are the smallest configuration, without the options of the given
@@ -714,6 +715,35 @@ func TestChallengeParameters(t *testing.T) {
 					t.Errorf("%s\nwant %s", got, want)
 				}
 			})
+		}
+	}
+}
+
+// A newcomer's first mistakes are told with the way out.
+func TestConfigErrorsNameTheWayOut(t *testing.T) {
+	for _, tc := range []struct {
+		without string
+		option  phantom.Option
+		want    string
+	}{
+		{"WithIssuer", nil, "WithIssuer: is required: the URL that the server's tokens have in iss"},
+		{"WithAudience", nil, "WithAudience: is required: what the server's tokens have in aud for this service"},
+		{"WithAudience", phantom.WithAudience(""), "WithAudience: an empty value, as of a variable that is not set"},
+		{"WithClientAuth", nil, "NoClientAuth is for an endpoint that wants no credentials"},
+		{"WithClientAuth", phantom.WithClientAuth(phantom.ClientSecretBasic(clientID, "")),
+			"WithClientAuth: empty client secret, as of a variable that is not set"},
+		{"WithIssuer", phantom.WithIssuer("http://as.test"), `"http://as.test" is not https; see WithInsecureHTTP`},
+		{"", phantom.WithMaxTTL(60), "WithMaxTTL: 60ns is less than a millisecond: a number without a unit"},
+		{"", phantom.WithLogger(nil), "WithLogger: nil: leave the option out for the default"},
+		{"", phantom.WithStore(phantomtest.NewStore(), make([]byte, 16)), "openssl rand -base64 32"},
+		{"", phantom.WithClientSubject(""), `such as "client:"`},
+	} {
+		opts := basics(tc.without)
+		if tc.option != nil {
+			opts = append(opts, tc.option)
+		}
+		if _, err := phantom.New(opts...); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%v, want %q", err, tc.want)
 		}
 	}
 }
