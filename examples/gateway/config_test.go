@@ -50,8 +50,8 @@ func TestMistakes(t *testing.T) {
 			-upstream (PHANTOM_UPSTREAM): is required
 			-client-id (PHANTOM_CLIENT_ID): is required
 			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): or PHANTOM_CLIENT_SECRET is required
-			-issuer (PHANTOM_ISSUER): is required
-			-audience (PHANTOM_AUDIENCE): is required`},
+			-issuer (PHANTOM_ISSUER): is required: the URL that the server's tokens have in iss
+			-audience (PHANTOM_AUDIENCE): is required: what the server's tokens have in aud for this service`},
 		{"everything wrong", []string{
 			"-listen", "8080", "-health-listen=here", "-tls-cert", "cert.pem", "-upstream", "ftp://files", "-upstream-timeout", "-1s",
 			"-shutdown-timeout", "-1m", "-issuer", "http://as.test", "-introspection-endpoint", "/introspect", "-jwks-url", "https://as.test/#x",
@@ -66,9 +66,9 @@ func TestMistakes(t *testing.T) {
 			-scopes (PHANTOM_SCOPES): "\"write" is not a scope
 			-client-auth (PHANTOM_CLIENT_AUTH): "Basic" is not basic, post or none
 			-issuer (PHANTOM_ISSUER): "http://as.test" is not https
-			-audience (PHANTOM_AUDIENCE): is required
+			-audience (PHANTOM_AUDIENCE): is required: what the server's tokens have in aud for this service
 			-introspection-endpoint (PHANTOM_INTROSPECTION_ENDPOINT): "/introspect" is not an absolute URL
-			-json-member (PHANTOM_JSON_MEMBER): "active" cannot be the JWT's member
+			-json-member (PHANTOM_JSON_MEMBER): "active" cannot be the JWT's member: take its name from an answer of the server
 			-jwks-url (PHANTOM_JWKS_URL): "https://as.test/" has a fragment
 			-max-ttl (PHANTOM_MAX_TTL): -5s is negative`},
 		{"not what flags are like", with("-max-ttl", "1 minute", "-no-such-flag", "-upstream-timeout"), []string{secret, "PHANTOM_SHUTDOWN_TIMEOUT=soon"}, `

@@ -39,7 +39,7 @@ func TestNGINXModule(t *testing.T) {
 	// issuer, from which the endpoint follows.
 	t.Run("CONFIG_1 no introspection endpoint", func(t *testing.T) {
 		wrong := launch(t, []string{"-upstream", s.upstream.URL, "-audience", audience, "-client-id", clientID}, []string{secretVariable + "=" + clientSecret})
-		if code := wrong.wait(t); code != 2 || wrong.stderr.String() != "gateway: -issuer (PHANTOM_ISSUER): is required\n" {
+		if code := wrong.wait(t); code != 2 || wrong.stderr.String() != "gateway: -issuer (PHANTOM_ISSUER): is required: the URL that the server's tokens have in iss\n" {
 			t.Errorf("exit status %d, stderr %s", code, &wrong.stderr)
 		}
 		// One whose issuer does not publish an endpoint admits nobody.
