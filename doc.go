@@ -74,6 +74,8 @@
 // Each rejection is an [*Error], which wraps [ErrNoToken], [ErrInvalidRequest],
 // [ErrInvalidToken], [ErrInsufficientScope], [ErrUpstream] or [ErrUnavailable].
 // [WithLogger] gets a line that says what happened, and never a token.
+// [WithTrace] is told of every request and lookup, and [Middleware.Stats] has
+// the numbers.
 //
 // # What is remembered
 //

@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/phantom-token/phantom"
 	"github.com/phantom-token/phantom/dpop"
@@ -247,6 +248,45 @@ func ExampleWithStore() {
 	// 200 served alice
 	// introspections: 1
 	// 401 Bearer realm="api", error="invalid_token"
+}
+
+// Telemetry: what became of each request and of each lookup, and the numbers
+// since the start.
+func ExampleWithTrace() {
+	as := phantomtest.New()
+	auth, err := phantom.New(append(as.Options(), phantom.WithTrace(&phantom.Trace{
+		LookupDone: func(_ context.Context, l phantom.Lookup) {
+			fmt.Println("lookup, in time:", l.Duration < time.Second)
+		},
+		Decided: func(_ context.Context, d phantom.Decision) {
+			switch {
+			case d.Err != nil:
+				fmt.Println("rejected:", d.Err.Reason)
+			default:
+				fmt.Println("let through:", d.Outcome)
+			}
+		},
+	}))...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := auth.Handler(served)
+
+	token := as.Issue(map[string]any{"sub": "alice"})
+	show(h, "GET", "/", token)
+	show(h, "GET", "/", token)
+	show(h, "GET", "/", "")
+	stats := auth.Stats()
+	fmt.Println(stats.Hits, stats.Misses, stats.Rejected[phantom.ReasonNoCredentials])
+	// Output:
+	// lookup, in time: true
+	// let through: miss
+	// 200 served alice
+	// let through: hit
+	// 200 served alice
+	// rejected: no_credentials
+	// 401 Bearer realm="api"
+	// 1 1 1
 }
 
 // sessionServer stands for an authorization server with sessions.

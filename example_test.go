@@ -9,13 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"sync/atomic"
-	"time"
 
 	"github.com/phantom-token/phantom"
 	"github.com/phantom-token/phantom/mint"
@@ -340,22 +338,15 @@ func ExamplePrivateKeyJWT() {
 	// Output: <nil>
 }
 
-// A certificate in place of a secret: it is the transport's, which is to have
-// bounds as the default one has.
+// A certificate in place of a secret: it is the transport's.
 func ExampleTLSClientAuth() {
 	var certificate tls.Certificate // of tls.LoadX509KeyPair
-	client := &http.Client{Transport: &http.Transport{
-		TLSClientConfig:        &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12},
-		DialContext:            (&net.Dialer{Timeout: time.Second}).DialContext,
-		MaxConnsPerHost:        64, // as many as lookups at once
-		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        30 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-	}}
+	transport := phantom.NewTransport()
+	transport.TLSClientConfig.Certificates = []tls.Certificate{certificate}
 	_, err := phantom.New(
 		phantom.WithIssuer("https://login.example.com"),
 		phantom.WithAudience("https://api.example.com"),
-		phantom.WithHTTPClient(client),
+		phantom.WithHTTPClient(&http.Client{Transport: transport}),
 		phantom.WithClientAuth(phantom.TLSClientAuth("gateway")),
 	)
 	fmt.Println(err)

@@ -265,8 +265,8 @@ func WithMaxInFlight(n int) Option {
 // one, which uses no proxy, speaks HTTP/1.1, keeps as many connections as there
 // may be lookups at once, and uses none for more than two minutes, so that a
 // new address of the server is noticed. A transport of yours has its own
-// bounds, and its idle connections stay open after a lookup that failed; the
-// example of [TLSClientAuth] has sensible ones.
+// bounds, and its idle connections stay open after a lookup that failed;
+// [NewTransport] makes one to begin with.
 func WithHTTPClient(client *http.Client) Option {
 	return with("WithHTTPClient", func(c *config) { c.client = client })
 }

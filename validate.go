@@ -309,7 +309,7 @@ func (v *validator) hooks() {
 		}
 	}
 	if slices.Contains(v.traces, nil) {
-		v.fault("WithTrace", "nil")
+		v.fault("WithTrace", nilOption)
 	}
 	if v.given["WithRequirements"] && len(v.requirements) == 0 {
 		v.fault("WithRequirements", "no requirements: leave the option out")
