@@ -5,7 +5,7 @@
 // for a lookup, and counts. The engine is valkey-server or redis-server, which
 // must be installed, on a free port of the loopback interface.
 //
-//	go run .                        all cases, about eight minutes
+//	go run .                        all cases, about six minutes
 //	go run . -short                 less of each, half a minute
 //	go run . -cases abcd            some of them
 //	go run . -json figures.json     the figures as data, too
