@@ -35,7 +35,8 @@ type Trace struct {
 	// LookupStart, a lookup has no value of any request. The fetches of keys and
 	// metadata never have any.
 	//
-	// Of several Traces each gets what the one before has returned.
+	// With several Traces, each finds in its ctx also what those before have
+	// returned, and the lookup has the values of all.
 	LookupStart func(ctx context.Context) context.Context
 
 	// LookupDone is called at the end of each lookup for which LookupStart was
@@ -142,16 +143,27 @@ func (l *lookup) begin(ctx context.Context) (err error) {
 	begun := false
 	defer func() { l.m.memory.questions.Release(l.digest, l.question, base) }()
 	defer failure.Recover(&begun, &err)
-	of := ctx
-	if len(l.m.hooks.start) == 0 {
-		of = context.Background()
-	}
+	of := context.Background()
 	for _, start := range l.m.hooks.start {
-		of = start(of)
+		of = &valuesOf{of, context.WithoutCancel(start(&valuesOf{ctx, of}))}
 	}
-	base = context.WithoutCancel(of)
+	base = of
 	begun = true
 	return nil
+}
+
+// A valuesOf is a context with the values of another one too, which come first.
+type valuesOf struct {
+	context.Context
+	other context.Context
+}
+
+// Value returns the value for the key.
+func (c *valuesOf) Value(key any) any {
+	if v := c.other.Value(key); v != nil {
+		return v
+	}
+	return c.Context.Value(key)
 }
 
 // fly joins or starts the lookup's flight and waits for its end.

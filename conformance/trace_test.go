@@ -265,7 +265,7 @@ func TestLookupStartMakesTheContextOfTheLookup(t *testing.T) {
 	}{
 		{"no Trace", 0, "<nil> <nil> <nil>\n"},
 		{"one", 1, "<nil> <nil> mine\n"},
-		{"two", 2, "1 2 mine\n"},
+		{"two", 2, "1 1 of mine <nil>\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -285,7 +285,11 @@ func TestLookupStartMakesTheContextOfTheLookup(t *testing.T) {
 							if tc.traces == 1 { // the most that one can do wrong
 								return ctx
 							}
-							return context.WithValue(context.WithValue(ctx, traceKey("a"), 1), traceKey("b"), i+1)
+							if i == 0 {
+								return context.WithValue(context.Background(), traceKey("a"), 1)
+							}
+							b := fmt.Sprint(ctx.Value(traceKey("a")), " of ", ctx.Value(traceKey("request")))
+							return context.WithValue(context.Background(), traceKey("b"), b)
 						},
 						LookupDone: func(ctx context.Context, _ phantom.Lookup) {
 							note(&order, fmt.Sprint("done ", i))
