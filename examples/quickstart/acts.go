@@ -178,7 +178,9 @@ func (p *page) forget(_ context.Context, s *site) string {
 	if err := s.auth.Forget(s.held); err != nil {
 		return err.Error() + "."
 	}
-	p.seen.feed.add(message{From: atGateway, To: atGateway, Title: "Forget", Gist: shorten(s.held), Text: "auth.Forget(token)"})
+	p.seen.feed.add(message{
+		From: atGateway, To: atGateway, Title: "Forget", Gist: shorten(s.held), Text: "auth.Forget(token)",
+	})
 	return "the gateway remembers nothing of it."
 }
 
@@ -245,10 +247,19 @@ func (p *page) set(change func()) {
 	change()
 }
 
-// counters counts what the gateway did.
+// counters are the gateway's numbers.
 func counters(s *site) []counter {
+	stats := s.auth.Stats()
+	var rejected uint64
+	for _, n := range stats.Rejected {
+		rejected += n
+	}
 	return []counter{
-		{"Introspections", uint64(s.as.Introspections())},
-		{"Token exchanges", uint64(s.as.Exchanges())},
+		{"cache hits", stats.Hits},
+		{"cache misses", stats.Misses},
+		{"joined a lookup", stats.Joined},
+		{"refused as before", stats.Negative},
+		{"refused in all", rejected},
+		{"tokens kept", uint64(stats.Entries)},
 	}
 }

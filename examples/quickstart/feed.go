@@ -1,9 +1,10 @@
 package main
 
 import (
-	"encoding/json"
-	"log/slog"
+	"context"
 	"sync"
+
+	"github.com/phantom-token/phantom"
 )
 
 // A feed is what the page shows: acts, and the messages that the last of them
@@ -147,27 +148,7 @@ func (f *feed) since(version int) (acts []act, messages []message, now int, chan
 	return acts, messages, f.version, f.changed
 }
 
-// logger returns a log that the feed reads.
-func (f *feed) logger() *slog.Logger {
-	return slog.New(slog.NewJSONHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
-// Write implements io.Writer for the gateway's log, lines of JSON. What phantom
-// has decided is a message of the gateway to itself.
-func (f *feed) Write(line []byte) (int, error) {
-	var said struct{ Msg, Cache, Reason string }
-	if err := json.Unmarshal(line, &said); err != nil {
-		return 0, err
-	}
-	m := message{From: atGateway, To: atGateway, Title: said.Msg, Text: string(line)}
-	switch {
-	case said.Cache == "hit":
-		m.Title, m.Gist = "Cache hit", "remembered: no question asked"
-	case said.Cache == "miss":
-		m.Title, m.Gist = "Verified", "remembered for at most "+maxTTL.String()
-	case said.Reason != "":
-		m.Title, m.Gist, m.Refused = "Refused", said.Reason, true
-	}
-	f.add(m)
-	return len(line), nil
+// trace returns what tells the feed of the gateway's decisions.
+func (f *feed) trace() *phantom.Trace {
+	return &phantom.Trace{Decided: func(_ context.Context, d phantom.Decision) { f.add(decided(d)) }}
 }

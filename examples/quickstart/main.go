@@ -156,7 +156,7 @@ func start(ctx context.Context, seen *journal, server string) (*site, error) {
 		api, s.api = seen.record(atAPI, http.HandlerFunc(ordersHere)), "in the gateway's process"
 	}
 	if seen.feed != nil {
-		source = append(source, phantom.WithLogger(seen.feed.logger()))
+		source = append(source, phantom.WithTrace(seen.feed.trace()))
 	}
 	auth, gateway, err := newGateway(s.issuer, api, source...)
 	if err != nil {

@@ -320,18 +320,28 @@ func TestPageShowsTheSwap(t *testing.T) {
 	press(t, url, "/do/call")
 	u := first(t, url)
 	outside, inside := u.Messages[0], u.Messages[len(u.Messages)-3]
-	if want := "Authorization: Bearer " + u.State.Token; !strings.Contains(outside.Text, want) || u.State.Token != p.site.held {
+	if want := "Authorization: Bearer " + p.site.held; !strings.Contains(outside.Text, want) ||
+		u.State.Token != p.site.held {
 		t.Errorf("no %q in %s", want, outside.Text)
 	}
 	if inside.JWT == nil || !strings.Contains(inside.JWT.Header, `"alg": "ES256"`) ||
 		!strings.Contains(inside.JWT.Claims, `"client_id": "app"`) {
 		t.Errorf("the API gets %+v", inside)
 	}
+	press(t, url, "/do/call")
 	press(t, url, "/do/junk")
 	u = first(t, url)
 	refusal := u.Messages[len(u.Messages)-1]
-	if !strings.HasPrefix(refusal.Gist, "WWW-Authenticate: Bearer ") || !strings.Contains(refusal.Text, `error="invalid_token"`) {
+	if !strings.HasPrefix(refusal.Gist, "WWW-Authenticate: Bearer ") ||
+		!strings.Contains(refusal.Text, `error="invalid_token"`) {
 		t.Errorf("the client gets %+v", refusal)
+	}
+	want := []counter{
+		{"cache hits", 1}, {"cache misses", 2}, {"joined a lookup", 0},
+		{"refused as before", 0}, {"refused in all", 1}, {"tokens kept", 1},
+	}
+	if !slices.Equal(u.State.Counters, want) {
+		t.Errorf("numbers: %v, want %v", u.State.Counters, want)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/phantom-token/phantom"
 )
 
 // A jwt is the readable part of a JWT.
@@ -67,6 +69,29 @@ func (x exchange) answered() message {
 		text += "\n" + body
 	}
 	m.JWT, m.Text = readable(text, x.body)
+	return m
+}
+
+// decided is the message of the gateway to itself that is its decision on a
+// request.
+func decided(d phantom.Decision) message {
+	m := message{From: atGateway, To: atGateway, Text: "outcome: " + string(d.Outcome) + "\n"}
+	switch {
+	case d.Err != nil:
+		m.Title, m.Gist, m.Refused = "Refused", "reason: "+string(d.Err.Reason), true
+		m.Text += m.Gist + "\ndetail: " + d.Err.Detail
+		if d.Outcome == phantom.OutcomeNegative {
+			m.Gist = "as before: no question asked"
+		}
+		return m
+	case d.Outcome == phantom.OutcomeHit:
+		m.Title, m.Gist = "Cache hit", "remembered: no question asked"
+	default:
+		m.Title, m.Gist = "Verified", "remembered for at most "+maxTTL.String()
+	}
+	if d.Token != nil {
+		m.Text += "subject: " + d.Token.Subject() + "\nscopes: " + strings.Join(d.Token.Scopes(), " ")
+	}
 	return m
 }
 

@@ -220,6 +220,6 @@ func (w *window) text(id string) string {
 // outcome waits for an act to be over.
 func (w *window) outcome(title, outcome string) {
 	w.Helper()
-	w.await(fmt.Sprintf(`document.getElementById("act").innerText === %q && document.getElementById("outcome").innerText === %q`,
-		title, outcome))
+	w.await(fmt.Sprintf(`document.getElementById("act").innerText === %q &&
+		document.getElementById("outcome").innerText === %q`, title, outcome))
 }
