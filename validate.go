@@ -22,6 +22,9 @@ const maxLeeway = 5 * time.Minute
 // nilOption is the fault of an option whose default serves in place of nil.
 const nilOption = "nil: leave the option out for the default"
 
+// emptyValue is the fault of a text that is not there.
+const emptyValue = "an empty value, as of a variable that is not set"
+
 // readOptions applies the options and returns all that is wrong with them.
 func readOptions(opts []Option) (*config, error) {
 	c := defaults()
@@ -83,7 +86,9 @@ func (v *validator) url(option, value string) {
 	if !v.given[option] {
 		return
 	}
-	if fault := upstream.CheckURL(value, v.insecureHTTP); fault != "" {
+	if value == "" {
+		v.fault(option, emptyValue)
+	} else if fault := upstream.CheckURL(value, v.insecureHTTP); fault != "" {
 		v.fault(option, "%s", fault)
 	}
 }
@@ -101,7 +106,7 @@ func (v *validator) identity() {
 	case v.given["WithAudience"] && len(v.audience) == 0:
 		v.fault("WithAudience", "no values: name what the server's tokens have in aud for this service")
 	case v.given["WithAudience"] && slices.Contains(v.audience, ""):
-		v.fault("WithAudience", "an empty value, as of a variable that is not set")
+		v.fault("WithAudience", emptyValue)
 	case slices.ContainsFunc(v.audience, hasControl):
 		v.fault("WithAudience", "%q: a value has a control character, such as the end of a line", v.audience)
 	case !v.given["WithAudience"] && !v.given["WithoutAudienceCheck"]:

@@ -727,6 +727,7 @@ func TestConfigErrorsNameTheWayOut(t *testing.T) {
 		want    string
 	}{
 		{"WithIssuer", nil, "WithIssuer: is required: the URL that the server's tokens have in iss"},
+		{"WithIssuer", phantom.WithIssuer(""), "WithIssuer: an empty value, as of a variable that is not set"},
 		{"WithAudience", nil, "WithAudience: is required: what the server's tokens have in aud for this service"},
 		{"WithAudience", phantom.WithAudience(""), "WithAudience: an empty value, as of a variable that is not set"},
 		{"WithClientAuth", nil, "NoClientAuth is for an endpoint that wants no credentials"},
