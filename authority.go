@@ -3,6 +3,7 @@ package phantom
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/claims"
@@ -31,6 +32,9 @@ type authority struct {
 	keys            *issuer.Keys                  // the server's; nil: not used
 	clientID        string                        // empty: not known
 	ready           func() error                  // why no answer could be verified now, so that none is asked for
+	timeout         time.Duration                 // of a lookup
+	outage          atomic.Pointer[failure.Error] // what the last lookup met; nil: an answer
+	place           atomic.Pointer[failure.Facts] // the introspection endpoint, once it is known
 	warm            []func(context.Context) error // what Warm fetches
 }
 
@@ -44,6 +48,7 @@ func newAuthority(c *config, bindings *bindings, log *eventLog) *authority {
 		answerMode:     c.answerMode(),
 		signedAudience: c.signedAudience,
 		ready:          func() error { return nil },
+		timeout:        c.timeout,
 		rules: claims.Rules{
 			Issuer:        c.issuer,
 			Audience:      c.audience,
@@ -60,8 +65,11 @@ func newAuthority(c *config, bindings *bindings, log *eventLog) *authority {
 		Certificate:  usesCertificate(c.auth),
 		Timeout:      c.timeout,
 		Upstream:     upstream.New(c.transport(), c.maxInFlight),
-		Events:       issuer.Events{NotRenewed: log.notRenewed, KeysDropped: log.keysDropped},
+		Events: issuer.Events{
+			NotRenewed: log.notRenewed, Again: log.documentAgain, KeysDropped: log.keysDropped,
+		},
 	}
+	a.gate.Opened = func(lasted time.Duration) { log.again(msgAnswersAgain, lasted, a.where()...) }
 	metadata := issuer.NewMetadata(published)
 	a.useIntrospection(c, published.Upstream, metadata)
 	if c.usesServerKeys() {
@@ -88,7 +96,7 @@ func (a *authority) useIntrospection(c *config, up *upstream.Client, metadata *i
 		return
 	}
 	client := &introspection.Client{
-		Endpoint:     a.endpoint(c.endpoint, metadata, issuer.IntrospectionEndpoint),
+		Endpoint:     a.placed(a.endpoint(c.endpoint, metadata, issuer.IntrospectionEndpoint)),
 		Upstream:     up,
 		Authenticate: forIssuer(c.auth, c.issuer).Authenticate,
 		Format:       c.format(),
@@ -261,22 +269,4 @@ func (a *authority) verifyJWT(ctx context.Context, r *reply) (*issuer.Key, *clai
 		return nil, nil, err
 	}
 	return key, set, nil
-}
-
-// Warm fetches the metadata and the key set in advance, unless the options make
-// that needless, so that the first request does not wait. Calling it is
-// optional. The error is an [*Error]; later requests retry what failed.
-func (m *Middleware) Warm(ctx context.Context) error {
-	var first error
-	m.each(func(member *Middleware) {
-		for _, fetch := range member.authority.warm {
-			if err := fetch(ctx); err != nil {
-				if first == nil {
-					first = rejection(err)
-				}
-				return
-			}
-		}
-	})
-	return first
 }

@@ -273,7 +273,7 @@ func (m *Middleware) verifySent(r *http.Request, token, scheme string) (tok *Tok
 	}
 	if b := tok.owner.bindings; len(b.all) > 0 || scheme != httpauth.Bearer {
 		if err := b.check(r, tok, token, scheme); err != nil {
-			return nil, outcome, m.blame(tok.owner, err)
+			return nil, outcome, m.log.about(r.Context(), tok.digest(), m.blame(tok.owner, err))
 		}
 	}
 	return tok, outcome, nil

@@ -267,7 +267,7 @@ func (a *rendered) writeProblem(w http.ResponseWriter, r *http.Request) {
 
 // reject answers a request that is not let through.
 func (m *Middleware) reject(w http.ResponseWriter, r *http.Request, rejecter *rejecter, rejected *Error) {
-	defer func() { m.log.rejected(r.Context(), rejected) }() // also when the error handler aborts
+	defer func() { m.log.rejected(r, msgRejected, rejected, rejected.StatusCode()) }() // also when the error handler aborts
 	scheme := ""
 	if rejected.StatusCode() < http.StatusInternalServerError { // otherwise there is no challenge
 		scheme = m.usedScheme(r)

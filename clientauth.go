@@ -21,7 +21,8 @@ import (
 // the request's header or to the form that becomes its body. It is called for
 // every attempt, so that a one-time credential is never sent twice and a
 // rotated secret takes effect at once. An error ends the lookup with status
-// 503.
+// 503. Its text is logged, up to 512 bytes and without the token, and never
+// sent.
 //
 // A ClientAuth must be safe for concurrent use and must not keep req or form.
 type ClientAuth interface {
@@ -164,7 +165,7 @@ func PrivateKeyJWT(id, keyID, alg string, key crypto.Signer) ClientAuth {
 			}
 			assertion, err := jose.Sign(alg, keyID, "JWT", key, claims)
 			if err != nil {
-				return err
+				return errors.New("phantom: PrivateKeyJWT: the key does not sign") // what it says could be its PIN
 			}
 			form.Set("client_id", id)
 			form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
@@ -208,7 +209,7 @@ func TLSClientAuth(id string) ClientAuth {
 // BearerToken sends an access token of this service's own, for servers that
 // want one at the introspection endpoint (RFC 7662 section 2.1). It calls
 // source, which may not be nil, for each attempt with the lookup's context. The
-// source should cache the token itself.
+// source should cache the token itself. The text of its error is logged.
 func BearerToken(source func(context.Context) (string, error)) ClientAuth {
 	invalid := ""
 	if source == nil {

@@ -177,7 +177,7 @@ func (m *Middleware) dispatch(ctx context.Context, token string, d digest) (tok 
 	}
 	tok, outcome, err = member.resolve(ctx, token, own, func(string) error { return nil }) // it was checked
 	if err != nil {
-		return nil, outcome, m.blame(member, err)
+		return nil, outcome, m.log.about(ctx, own, m.blame(member, err))
 	}
 	if isJWT && !known {
 		entry := cache.NewEntry(d, member)

@@ -1,6 +1,7 @@
 package phantom
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -65,12 +66,14 @@ const (
 // RFC 9470's step-up.
 //
 // No field ever holds a token, a JWT, a key, a secret or anything that the
-// authorization server wrote.
+// authorization server wrote. What a hook puts there is its own word: Detail and
+// the text of Err are logged and never sent.
 type Error struct {
 	// Reason says what happened and decides the status code.
 	Reason Reason
 	// Detail names the rule or check that failed, such as "aud" or
-	// "signature". It is for operators: it is logged, never sent.
+	// "signature". It is for operators: it is logged, never sent. Lines of one
+	// Detail are paced together, so it should be one of a few texts.
 	Detail string
 	// Scopes are all scope tokens that the request needs. They become the
 	// challenge's scope attribute.
@@ -99,7 +102,10 @@ type Error struct {
 	// Err is the underlying error, if there is one that is safe to show.
 	Err error
 
-	issuer string // of the member of a dispatcher; for the log
+	// For the log: the issuer of a dispatcher's member, the token's digest, and
+	// the rest.
+	issuer, token string
+	facts         *failure.Facts
 }
 
 // A kind is what follows from a class of failure.
@@ -127,7 +133,7 @@ var kinds = [...]kind{
 		sentinel: ErrInvalidRequest,
 		code:     "invalid_request",
 		text:     "The bearer token is malformed or sent more than once.",
-		level:    slog.LevelInfo,
+		level:    slog.LevelDebug,
 	},
 	failure.Inactive: {
 		reason:   ReasonInactive,
@@ -135,7 +141,7 @@ var kinds = [...]kind{
 		sentinel: ErrInvalidToken,
 		code:     "invalid_token",
 		text:     "The token is expired, revoked or not valid here.",
-		level:    slog.LevelInfo,
+		level:    slog.LevelDebug,
 	},
 	failure.Refused: {
 		reason:   ReasonJWTRejected,
@@ -143,7 +149,7 @@ var kinds = [...]kind{
 		sentinel: ErrInvalidToken,
 		code:     "invalid_token",
 		text:     "The token is expired, revoked or not valid here.",
-		level:    slog.LevelError,
+		level:    slog.LevelWarn,
 	},
 	failure.RefusedAnswer: {
 		reason:   ReasonAnswerRejected,
@@ -151,7 +157,7 @@ var kinds = [...]kind{
 		sentinel: ErrInvalidToken,
 		code:     "invalid_token",
 		text:     "The token is expired, revoked or not valid here.",
-		level:    slog.LevelError,
+		level:    slog.LevelWarn,
 	},
 	failure.RefusedToken: {
 		reason:   ReasonTokenRejected,
@@ -175,7 +181,7 @@ var kinds = [...]kind{
 		sentinel: ErrInsufficientScope,
 		code:     "insufficient_scope",
 		text:     "The token does not permit this request.",
-		level:    slog.LevelInfo,
+		level:    slog.LevelDebug,
 	},
 	failure.Protocol: {
 		reason:   ReasonProtocol,
@@ -249,11 +255,15 @@ func (e *Error) isTooLong() bool {
 	return e.Reason == ReasonMalformedRequest && e.Detail == httpauth.TooLong
 }
 
-// Error describes the rejection. It is safe to log.
+// Error describes the rejection. It is safe to log: it may name endpoints of
+// the authorization server, and what differs from the configuration.
 func (e *Error) Error() string {
 	s := "phantom: " + string(e.Reason)
 	if e.Detail != "" {
 		s += ": " + e.Detail
+	}
+	if e.facts != nil {
+		s += e.facts.String()
 	}
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
@@ -287,11 +297,12 @@ func rejection(err error) *Error {
 	f := failure.Of(err)
 	if carried, ok := f.Carried.(*Error); ok { //nolint:errorlint // only translate sets it
 		own := carried.clone()
-		own.issuer = f.Issuer
+		own.issuer, own.token = cmp.Or(f.Issuer, own.issuer), cmp.Or(f.Token, own.token)
+		own.facts = cmp.Or(f.Facts, own.facts)
 		return own
 	}
 	k := kinds[f.Class]
-	e := &Error{Reason: k.reason, Detail: f.Detail, Err: f.Cause, issuer: f.Issuer}
+	e := &Error{Reason: k.reason, Detail: f.Detail, Err: f.Cause, issuer: f.Issuer, token: f.Token, facts: f.Facts}
 	if k.status == http.StatusServiceUnavailable {
 		e.RetryAfter = max(f.Wait, defaultRetryAfter)
 	}
@@ -315,13 +326,18 @@ func insufficientScope(scopes []string) *Error {
 // is carried along, as a copy: the hook may use its own again. An error that
 // wraps one of the Err variables gets the kind of that one, and any other the
 // fallback class; so does an Error whose Reason is none of ours, unless it is a
-// requirement's own word. The text of a foreign error is dropped, because it
-// could contain anything.
-func translate(err error, fallback failure.Class, detail string) *failure.Error {
+// requirement's own word. The text of a foreign error is for the log alone,
+// without the secrets that the hook was given.
+func translate(err error, fallback failure.Class, detail string, secrets ...string) *failure.Error {
 	var e *Error
 	switch {
 	case !errors.As(err, &e):
-		return failure.New(sentinelClass(err, fallback), detail)
+		class := sentinelClass(err, fallback)
+		f := failure.New(class, detail)
+		if err == kinds[class].sentinel { //nolint:errorlint // it has no words of its own
+			return f
+		}
+		return f.Saying(failure.Words(err.Error(), secrets...))
 	case e == nil:
 		return failure.New(failure.Internal, "a hook returned a nil *Error")
 	}
@@ -329,7 +345,7 @@ func translate(err error, fallback failure.Class, detail string) *failure.Error 
 	if _, ok := classOf(e.Reason); !ok && (e.Reason == "" || fallback != failure.Insufficient) {
 		own.Reason = kinds[sentinelClass(e.Err, fallback)].reason
 	}
-	f := &failure.Error{Class: own.class(), Detail: own.Detail, Carried: own}
+	f := &failure.Error{Class: own.class(), Detail: own.Detail, Carried: own, Facts: own.facts, Token: own.token}
 	if !f.IsVerdict() && own.StatusCode() < http.StatusInternalServerError {
 		f.Class = failure.Refused // its Status makes it a verdict
 	}

@@ -2,6 +2,7 @@ package phantom
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/cache"
@@ -20,7 +21,8 @@ import (
 // own status: [ErrUpstream] gives 502; [ErrInvalidToken] and [ReasonInactive]
 // give 401 and are remembered as inactive. An error of any other kind gives
 // 503. A 503 with a RetryAfter of more than a second holds back the lookups of
-// other tokens too, for 30 s at most.
+// other tokens too, for 30 s at most. The error's text is logged, up to 512
+// bytes and without the token, and never sent.
 //
 // A Middleware calls Introspect at most once at a time for one token, unless
 // the token is forgotten in between, or a request comes later than [WithMaxTTL]
@@ -54,7 +56,7 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 	said, err := introspector.Introspect(ctx, token)
 	switch {
 	case err != nil:
-		f := translate(err, failure.Unavailable, "Introspector")
+		f := translate(err, failure.Unavailable, "Introspector", token)
 		f.Unanswered = f.Class == failure.Unavailable
 		return nil, f
 	case said == nil:
@@ -102,7 +104,7 @@ func (m *Middleware) lookUp(
 	ctx context.Context, token string, d digest, found cache.Finding[*Token],
 ) (*Token, Outcome, error) {
 	if err := ctx.Err(); err != nil && found.State != cache.Fresh {
-		return nil, m.counts.miss(false), failure.Because(failure.Unavailable, "caller left", err)
+		return nil, m.counts.miss(false), failure.Because(failure.Unavailable, failure.CallerLeft, err)
 	}
 	l := m.newLookup(token, d, found)
 	if l.refresh {
@@ -120,12 +122,19 @@ func (m *Middleware) lookUp(
 	if err == flight.ErrTimeout { //nolint:errorlint // as above
 		err = m.memory.questions.Timeout(l.question)
 	}
-	if err != nil && found.State == cache.Stale {
+	if err == nil {
+		return tok, m.counts.miss(l.joined), nil
+	}
+	if failure.Of(err).Detail == failure.CallerLeft {
+		l.unattended.Store(true)
+	}
+	err = m.authority.explain(err, l.class)
+	if found.State == cache.Stale {
 		if stale := m.bridge(ctx, d, err); stale != nil {
 			return stale, m.counts.bridged(l.joined), nil
 		}
 	}
-	return tok, m.counts.miss(l.joined), err
+	return nil, m.counts.miss(l.joined), err
 }
 
 // bridge returns the remembered token that serves past its life because the
@@ -152,8 +161,11 @@ type lookup struct {
 	class    gate.Class
 	refresh  bool // of an entry that is still good
 	hasEntry bool // that is good, or serves in an outage
-	askedAt  clock.Instant
-	forgets  uint64 // how many claims had been forgotten by then
+	// No request waits, or the one that asked has left: nothing but a line of its
+	// own tells of a failure.
+	unattended atomic.Bool
+	askedAt    clock.Instant
+	forgets    uint64 // how many claims had been forgotten by then
 
 	fresh     clock.Instant // until when the entry serves that is to be refreshed
 	wasShared bool          // the Store has a copy
@@ -169,6 +181,7 @@ func (m *Middleware) newLookup(token string, d digest, found cache.Finding[*Toke
 		m: m, token: token, digest: d, question: question, joined: !isNew,
 		refresh: found.Refresh, hasEntry: found.Value != nil,
 	}
+	l.unattended.Store(found.Refresh)
 	if found.WasGood {
 		l.class = gate.KnownToken
 	}
@@ -247,6 +260,7 @@ func (l *lookup) ask(ctx context.Context) (r *reply, err error) {
 		l.put()
 		l.waited = time.Since(arrived)
 		r, err = l.m.authority.question(ctx, l.token)
+		l.m.authority.watch(err)
 		if !l.m.memory.questions.InTime(l.question) {
 			// A hook was deaf to its context, or the machine slept: the answer may
 			// be older than anybody waits for.
@@ -281,6 +295,9 @@ func (l *lookup) verify(ctx context.Context, r *reply) (*Token, error) {
 // "inactive" above all. Any other verdict removes what was known before. The
 // absence of a verdict, lasting or not, leaves an entry alone.
 func (l *lookup) rememberFailure(err error) error {
+	if l.unattended.Load() {
+		l.m.log.unattended(l.m.authority.explain(err, l.class))
+	}
 	if failure.Of(err).Class == failure.Inactive && (l.class == gate.KnownToken || l.wasShared) {
 		l.retract()
 	}

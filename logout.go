@@ -62,13 +62,13 @@ func (m *Middleware) BackchannelLogout() http.Handler {
 // writeLogoutError answers as section 2.8 of the specification has it.
 func (m *Middleware) writeLogoutError(w http.ResponseWriter, r *http.Request, err error) {
 	f := failure.Of(err)
-	m.log.rejected(r.Context(), rejection(f))
 	status, code, description := http.StatusBadRequest, "invalid_request", "The logout token is not acceptable."
 	if !f.IsVerdict() {
 		status, code, description = http.StatusServiceUnavailable, "temporarily_unavailable", "Try again."
 		wait := max(f.Wait, defaultRetryAfter)
 		w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
 	}
+	m.log.rejected(r, msgLogoutRejected, rejection(f), status)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]string{"error": code, "error_description": description})

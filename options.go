@@ -275,7 +275,8 @@ func WithHTTPClient(client *http.Client) Option {
 // token without an error means that the request has none. An error that wraps
 // [ErrUnavailable], such as that of a session store that is down, gives 503. An
 // error that is not an [*Error] and wraps no Err variable of this package means
-// a malformed request, status 400. So does a token of more than 16 KiB, or with
+// a malformed request, status 400. The error's text is logged, up to 512 bytes,
+// and never sent: it must not quote the token. So does a token of more than 16 KiB, or with
 // anything but visible ASCII characters, or with a comma, a double quote or a
 // backslash. Without an extractor, the token must be a b64token (RFC 6750
 // section 2.1).
@@ -315,11 +316,15 @@ func WithRequirements(requirements ...Requirement) Option {
 	})
 }
 
-// WithLogger sets where the Middleware logs. Default: nowhere. Requests that
-// pass or bring no token are logged at DEBUG, the client's faults at INFO,
-// everything an operator must know at WARN and ERROR. A 5xx, and a JWT that a
-// check refuses, has one line in 10 s for each cause. No line holds a token, a
-// JWT or a secret.
+// WithLogger sets where the Middleware logs. Default: [slog.Default], asked for
+// at each line. A logger with [slog.DiscardHandler] silences it.
+//
+// Requests that pass, and verdicts on a client (400, 401, 403), are logged at
+// DEBUG; a JWT of the authorization server that a check refuses, and what is
+// bridged, at WARN; a 5xx at ERROR; that a trouble is over at INFO. Above DEBUG
+// there is one line in 10 s for each reason, detail and endpoint, and the next
+// one says how many were left out. No line holds a token, a JWT, a secret, a
+// subject, or the path of a request. docs/operating.md lists all lines.
 func WithLogger(logger *slog.Logger) Option {
 	return with("WithLogger", func(c *config) { c.logger = logger })
 }

@@ -332,13 +332,13 @@ func (m *Middleware) token(r *http.Request, found httpauth.Fields) (token, schem
 	switch {
 	case errors.Is(err, ErrUnavailable):
 		// Then it is no verdict on the request, whatever else it says.
-		f := translate(err, failure.Unavailable, "token extractor")
+		f := translate(err, failure.Unavailable, "token extractor", token)
 		if !f.IsOutage() {
-			f = &failure.Error{Class: failure.Unavailable, Detail: "token extractor", Wait: f.Wait}
+			f = &failure.Error{Class: failure.Unavailable, Detail: "token extractor", Wait: f.Wait, Facts: f.Facts}
 		}
 		return "", "", f
 	case err != nil:
-		return "", "", translate(err, failure.Malformed, "token extractor")
+		return "", "", translate(err, failure.Malformed, "token extractor", token)
 	case token == "":
 		return "", "", httpauth.ErrNoToken
 	}
@@ -363,15 +363,20 @@ func TokenFromHeader(r *http.Request) (string, error) {
 
 // verify checks the token's form and has it resolved, by the member of a
 // dispatcher that is responsible.
-func (m *Middleware) verify(ctx context.Context, token string) (*Token, Outcome, error) {
+func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, outcome Outcome, err error) {
 	if err := httpauth.CheckSize(token); err != nil {
 		return nil, OutcomeNone, err
 	}
 	d := m.digests.of(token)
 	if m.dispatcher != nil {
-		return m.dispatch(ctx, token, d)
+		tok, outcome, err = m.dispatch(ctx, token, d)
+	} else {
+		tok, outcome, err = m.resolve(ctx, token, d, m.checkToken)
 	}
-	return m.resolve(ctx, token, d, m.checkToken)
+	if err != nil {
+		err = m.log.about(ctx, d, err)
+	}
+	return tok, outcome, err
 }
 
 func (m *Middleware) checkToken(token string) error {

@@ -57,6 +57,9 @@ func (m *Middleware) join(c *config) {
 	m.shared = &replicas{
 		store: c.store, seal: seal, notes: fleet.NewNotes(seal), hold: c.timeout + 2*time.Second, log: m.log,
 	}
+	for _, line := range []*fleet.Line{&m.shared.reads, &m.shared.writes, &m.shared.tellings} {
+		line.Again = func(lasted time.Duration) { m.log.again(msgStoreAgain, lasted) }
+	}
 	if b, ok := c.store.(Broadcaster); ok {
 		m.shared.broadcaster = b
 		b.Receive(m.receive)

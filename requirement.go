@@ -13,7 +13,8 @@ import (
 // A Requirement decides whether a verified token permits a request. An error
 // refuses the request. An [*Error] chooses the answer, an error that wraps an
 // Err variable of this package gets the status of that one, and any other gets
-// 403. A Requirement runs on every request, also when the token comes from the
+// 403. The error's text is logged, up to 512 bytes, and never sent. A
+// Requirement runs on every request, also when the token comes from the
 // cache, and must be safe for concurrent use. Once a request is refused, the
 // others are asked what they need besides, and may see a copy of the token
 // without its scopes: a Requirement must change nothing and answer at once.
@@ -51,7 +52,8 @@ func AnyScope(scopes ...string) Requirement {
 // those that are met name their scopes as well: the client may replace the ones
 // it has.
 func refusal(tok *Token, err error, met, rest []Requirement) error {
-	first := translate(err, failure.Insufficient, "requirement")
+	first := translate(err, failure.Insufficient, "requirement", tok.JWT())
+	first.Token = shortDigest(tok.digest())
 	merged := rejection(first)
 	if merged.StatusCode() >= http.StatusInternalServerError {
 		return first

@@ -26,7 +26,7 @@ type Minter interface {
 	// copy of the Minter's own, with a non-empty sub in its Claims, and without
 	// members that hold the token or a JWT in its place.
 	//
-	// The error is treated as an [Introspector]'s is. The JWT is verified like
+	// The error is treated as an [Introspector]'s is, its text too. The JWT is verified like
 	// any other, by the keys and the name that Issuer returns. It must have an
 	// exp, the answer's sub, and no cnf. If a check fails, that is the Minter's
 	// fault, not the client's: status 502.
@@ -265,7 +265,7 @@ func blamed(err error, class failure.Class, prefix string) error {
 		return err
 	}
 	own := failure.New(class, prefix+f.Detail)
-	own.Lasting = f.Lasting
+	own.Lasting, own.Facts = f.Lasting, f.Facts
 	return own
 }
 
@@ -282,7 +282,7 @@ func mintWith(minter Minter) supplier {
 			Active: true, Claims: r.Members.JSON(), Expiry: r.Expiry, MaxAge: maxAge,
 		})
 		if err != nil {
-			f := translate(err, failure.Unavailable, "Minter")
+			f := translate(err, failure.Unavailable, "Minter", token)
 			f.Unanswered = f.Class == failure.Unavailable
 			f.Lasting = f.Class == failure.Protocol
 			return f

@@ -2,7 +2,6 @@ package phantom
 
 import (
 	"context"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -201,7 +200,7 @@ func (l *lookup) traced(ctx, base context.Context) (tok *Token, err error) {
 		}
 		if panicked := l.m.hooks.end(ctx, told); panicked != nil {
 			if l.refresh { // there is no request to refuse
-				l.m.log.write(ctx, slog.LevelError, "phantom: a Trace panicked", rejection(panicked))
+				l.m.log.tracePanicked(panicked)
 			}
 			err = &spoilt{panicked, err}
 		}

@@ -244,7 +244,7 @@ func TestNothingOfTheServerIsShown(t *testing.T) {
 		{"token_use", answerJSON(answerOf(jwt, map[string]any{"token_use": marker}))},                     // A115
 		{"exp", answerJSON(answerOf(jwt, map[string]any{"exp": marker}))},                                 // A112
 		{"alg", reply(200, mintHeader("ES256", `{"alg":"`+marker+`"}`, claims(nil)), asJWT)},              // A116
-		{"iss", reply(200, mint("ES256", claims(map[string]any{"iss": "https://" + marker})), asJWT)},     // A116
+		{"iss", reply(200, mint("ES256", claims(map[string]any{"iss": issuer + "?" + marker})), asJWT)},   // A116
 		{"inactive and more", answerJSON(`{"active":false,"reason":"` + marker + `"}`)},                   // A78
 	} {
 		t.Run(tc.name, func(t *testing.T) {

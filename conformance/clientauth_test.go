@@ -239,7 +239,9 @@ func TestBearerTokenThatFailsIsAnOutage(t *testing.T) {
 		{"the scheme before", "Bearer secret-in-a-text", nil},
 	} {
 		as := newAS(t)
-		as.secret("secret-in-a-text")
+		if tc.token != "" {
+			as.secret("secret-in-a-text")
+		}
 		as.secret(tc.token)
 		source := func(context.Context) (string, error) { return tc.token, tc.err }
 		m := as.middleware(phantom.WithClientAuth(phantom.BearerToken(source)))
@@ -251,8 +253,12 @@ func TestBearerTokenThatFailsIsAnOutage(t *testing.T) {
 		if n := as.calls.Load(); n != 0 {
 			t.Errorf("%s: the server was asked %d times", tc.name, n)
 		}
-		if log := as.logs.String(); !strings.Contains(log, "client authentication") {
+		log := as.logs.String()
+		if !strings.Contains(log, "client authentication") {
 			t.Errorf("%s: log %s", tc.name, log)
+		}
+		if tc.err != nil && !strings.Contains(log, quoted(tc.err.Error())) {
+			t.Errorf("%s: the log does not have its words: %s", tc.name, log)
 		}
 	}
 }
@@ -311,7 +317,9 @@ func TestClientAuthThatFailsIsNoVerdict(t *testing.T) {
 		{"panic of runtime", func() error { s := []string{}; return errors.New(s[len(s)]) }, code500I},
 	} {
 		as := newAS(t)
-		as.secret("secret-in-a-text")
+		if tc.want == code500I { // an error's text is for the log, a panic's is not
+			as.secret("secret-in-a-text")
+		}
 		failing := true
 		m := as.middleware(phantom.WithClientAuth(authFunc(func(*http.Request, url.Values) error {
 			if failing {

@@ -239,7 +239,7 @@ func TestUnusableKeyOfTheKidIsToldFromNone(t *testing.T) {
 			as.jwks = answer(200, "application/json", string(must(json.Marshal(map[string]any{"keys": keys}))))
 			m := as.middleware()
 			err := errOf(m.Verify(t.Context(), "opaque"))
-			if got, want := fmt.Sprint(err), "phantom: jwt_rejected: "+tc.check; tc.want == codeOK && err != nil || tc.want != codeOK && got != want {
+			if got, want := fmt.Sprint(err), "phantom: jwt_rejected: "+tc.check+" (keys https://as.test/jwks)"; tc.want == codeOK && err != nil || tc.want != codeOK && got != want {
 				t.Errorf("%s, want %s", got, want)
 			}
 		})
@@ -248,7 +248,7 @@ func TestUnusableKeyOfTheKidIsToldFromNone(t *testing.T) {
 		as := newAS(t)
 		as.introspect = answerJWT(es256(`{"alg":"ES256"}`, goodPayload()))
 		as.jwks = answer(200, "application/json", jwks(jwk("", "", edKey().Public()), with(jwk("", "", p256Key().Public()), member{"use": "enc"})))
-		if err := errOf(as.middleware().Verify(t.Context(), "opaque")); fmt.Sprint(err) != "phantom: jwt_rejected: kid" {
+		if err := errOf(as.middleware().Verify(t.Context(), "opaque")); fmt.Sprint(err) != "phantom: jwt_rejected: kid (keys https://as.test/jwks)" {
 			t.Error(err)
 		}
 	})

@@ -592,7 +592,7 @@ func TestWarm(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if metadata != 1 || as.fetches.Load() != 2 || as.calls.Load() != 0 {
+		if metadata != 1 || as.fetches.Load() != 2 || as.calls.Load() != 10 {
 			t.Errorf("%d, %d, %d requests", metadata, as.fetches.Load(), as.calls.Load())
 		}
 		if got := as.tries(m, 5); got != codeOK || metadata != 1 || as.fetches.Load() != 2 {
@@ -600,8 +600,9 @@ func TestWarm(t *testing.T) {
 		}
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := m.Warm(gone); err != nil { // all is there
-			t.Error(err)
+		asked := as.calls.Load()
+		if err := m.Warm(gone); !errors.Is(err, context.Canceled) || as.calls.Load() != asked { // all is there but time
+			t.Errorf("%v, asked %d times", err, as.calls.Load()-asked)
 		}
 	})
 }

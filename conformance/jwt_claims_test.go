@@ -433,7 +433,7 @@ func TestVerifyNamesTheCheckThatRefused(t *testing.T) {
 		t.Fatalf("%v, %v", tok, err)
 	}
 	if e.Reason != phantom.ReasonJWTRejected || e.Detail != "aud" ||
-		e.StatusCode() != 401 || err.Error() != "phantom: jwt_rejected: aud" {
+		e.StatusCode() != 401 || err.Error() != `phantom: jwt_rejected: aud, expected "https://rs.test"` {
 		t.Errorf("%+v", e)
 	}
 	if found := as.leaks(fmt.Sprintf("%v %+v %#v", err, err, e)); found != nil {

@@ -54,7 +54,7 @@ func (as *fakeAS) logBook() *logBook {
 // levels are those at which an outcome is logged, reasons what it is called.
 var (
 	levels = map[string]slog.Level{
-		codeOK: slog.LevelDebug, code401T: slog.LevelError, code403S: slog.LevelInfo,
+		codeOK: slog.LevelDebug, code401T: slog.LevelWarn, code403S: slog.LevelDebug,
 		code502A: slog.LevelError, code503A: slog.LevelError, code500I: slog.LevelError,
 	}
 	reasons = map[string]string{

@@ -36,7 +36,7 @@ func TestClosedPortIsUnavailable(t *testing.T) {
 	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("took %v: somebody waited for a time limit", took)
 	}
-	if as.logged("ERROR", "status=503 reason=as_unavailable issuer=https://as.test detail=connecting") != 1 {
+	if as.logged("ERROR", "status=503 reason=as_unavailable issuer=https://as.test detail=connecting ") != 1 {
 		t.Errorf("log:\n%s", as.logs.String())
 	}
 }

@@ -185,7 +185,7 @@ func TestUntrustedTLSServerGetsNoToken(t *testing.T) {
 				if n := s.opened.Load(); n > tc.connections {
 					t.Errorf("%d connections", n)
 				}
-				if as.logged("ERROR", "reason=as_unavailable issuer=https://as.test detail="+quoted("TLS"+tc.fault)+"\n") != 1 {
+				if as.logged("ERROR", "reason=as_unavailable issuer=https://as.test detail="+quoted("TLS"+tc.fault)+" ") != 1 {
 					t.Errorf("log:\n%s", as.logs.String())
 				}
 			})

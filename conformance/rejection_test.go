@@ -89,7 +89,7 @@ var rejectedSetups = []rejectedSetup{
 	{
 		code:          code400R,
 		authorization: []string{"Bearer opaque token"},
-		log:           []string{"level=INFO", "reason=malformed_request", "status=400", `detail="not a b64token"`},
+		log:           []string{"level=DEBUG", "reason=malformed_request", "status=400", `detail="not a b64token"`},
 	},
 	{
 		code: code401N,
@@ -99,13 +99,13 @@ var rejectedSetups = []rejectedSetup{
 		code:          code401T,
 		authorization: []string{"Bearer opaque-token"},
 		introspect:    answer(204, "", ""),
-		log:           []string{"level=INFO", "reason=inactive", "status=401"},
+		log:           []string{"level=DEBUG", "reason=inactive", "status=401"},
 	},
 	{
 		code:          code403S,
 		authorization: []string{"Bearer opaque-token"},
 		options:       []phantom.Option{phantom.WithRequirements(phantom.AllScopes("admin"))},
-		log:           []string{"level=INFO", "reason=scope", "status=403"},
+		log:           []string{"level=DEBUG", "reason=scope", "status=403"},
 	},
 	{
 		code:          code500I,

@@ -136,8 +136,8 @@ func TestLastingRefusalsAreRemembered(t *testing.T) {
 			if last != then || tc.lasting && first != code401T || as.calls.Load() != asked {
 				t.Errorf("%s, then %s, asked %d times", first, last, as.calls.Load())
 			}
-			if lines := strings.Count(as.logs.String(), "level=ERROR"); tc.lasting && lines != 1 {
-				t.Errorf("%d lines of ERROR", lines)
+			if lines := strings.Count(as.logs.String(), "level=WARN"); tc.lasting && lines != 1 {
+				t.Errorf("%d lines of WARN", lines)
 			}
 		})
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // refusedAnswer is the failure of an answer for what it is.
-func refusedAnswer(check string) error {
+func refusedAnswer(check string) *failure.Error {
 	f := failure.New(failure.RefusedAnswer, check)
 	f.Lasting = true
 	return f
@@ -31,13 +31,13 @@ func (r *Rules) CheckMembers(members jose.Object, now time.Time) (*Set, error) {
 	set := &Set{All: members}
 	if iss, given := lookUp(members, "iss"); given {
 		if text, ok := iss.Text(); !ok || text != r.Issuer {
-			return nil, refusedAnswer("iss")
+			return nil, refusedAnswer("iss").Differs(r.Issuer, failure.Address(text))
 		}
 	}
 	aud, _ := lookUp(members, "aud")
 	audience, ok := readAudience(aud)
 	if len(r.Audience) > 0 && (!ok || !r.forUs(audience)) {
-		return nil, refusedAnswer("aud")
+		return nil, refusedAnswer("aud").Differs(strings.Join(r.Audience, " "), "")
 	}
 	if ok {
 		set.Audience = audience
@@ -186,18 +186,20 @@ const maxSignedAge = time.Minute
 // signature is good, and returns the answer in it and the response's own exp,
 // if it has one. A failure of these checks is the server's fault.
 func (r *Rules) CheckSigned(msg *jose.Message, audience string, now time.Time) (jose.Object, time.Time, error) {
-	fault := func(check string) (jose.Object, time.Time, error) {
-		return jose.Object{}, time.Time{}, failure.New(failure.Protocol, "signed response: "+check)
+	differs := func(check, expected, got string) (jose.Object, time.Time, error) {
+		f := failure.New(failure.Protocol, "signed response: "+check)
+		return jose.Object{}, time.Time{}, f.Differs(expected, got)
 	}
+	fault := func(check string) (jose.Object, time.Time, error) { return differs(check, "", "") }
 	all := msg.Claims
 	if name := ambiguous(all, append(slices.Clip(registered), "token_introspection")); name != "" {
 		return fault("ambiguous " + name)
 	}
 	if iss, _ := all.Get("iss").Text(); iss != r.Issuer {
-		return fault("iss")
+		return differs("iss", r.Issuer, failure.Address(iss))
 	}
 	if aud, ok := readAudience(all.Get("aud")); !ok || !slices.Contains(aud, audience) {
-		return fault("aud")
+		return differs("aud", audience, "")
 	}
 	iat, ok := all.Get("iat").NumericDate()
 	made := time.Unix(iat, 0)
@@ -228,9 +230,10 @@ func (r *Rules) CheckSigned(msg *jose.Message, audience string, now time.Time) (
 func (r *Rules) CheckSignedHeader(msg *jose.Message) error {
 	switch {
 	case !strings.EqualFold(msg.Type, SignedType):
-		return failure.New(failure.Protocol, "signed response: typ")
+		return failure.New(failure.Protocol, "signed response: typ").Differs(SignedType, shownType(typeOf(msg)))
 	case !slices.Contains(r.Algorithms, msg.Algorithm):
-		return failure.New(failure.Protocol, "signed response: alg")
+		return failure.New(failure.Protocol, "signed response: alg").
+			Differs(strings.Join(r.Algorithms, " "), msg.Algorithm)
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ type Set struct {
 }
 
 // refused is the failure of a JWT for what it is: it will be refused again.
-func refused(check string) error {
+func refused(check string) *failure.Error {
 	f := failure.New(failure.Refused, check)
 	f.Lasting = true
 	return f
@@ -49,7 +49,7 @@ func refusedNow(check string) error { return failure.New(failure.Refused, check)
 // the type of the JWT.
 func (r *Rules) CheckHeader(msg *jose.Message) error {
 	if !slices.Contains(r.Algorithms, msg.Algorithm) {
-		return refused("alg")
+		return refused("alg").Differs(strings.Join(r.Algorithms, " "), msg.Algorithm)
 	}
 	switch typeOf(msg) {
 	case typeAccessToken:
@@ -63,7 +63,22 @@ func (r *Rules) CheckHeader(msg *jose.Message) error {
 			return nil
 		}
 	}
-	return refused("typ")
+	expected := typeAccessToken
+	if !r.RFC9068 {
+		expected += ", JWT or none"
+	}
+	return refused("typ").Differs(expected, shownType(typeOf(msg)))
+}
+
+// shownType returns the type of a JWT if it is a known one.
+func shownType(typ string) string {
+	switch typ {
+	case "jwt", "id+jwt", "logout+jwt", "dpop+jwt", "jwt+refresh", "secevent+jwt", SignedType:
+		return typ
+	case "":
+		return "(none)"
+	}
+	return "another"
 }
 
 const typeAccessToken = "at+jwt"
@@ -87,12 +102,13 @@ func (r *Rules) Check(msg *jose.Message, now time.Time) (*Set, error) {
 		return nil, refused("ambiguous name")
 	}
 	set := &Set{All: claims}
-	if !claims.Get("iss").Is(r.Issuer) {
-		return nil, refused("iss")
+	if iss := claims.Get("iss"); !iss.Is(r.Issuer) {
+		named, _ := iss.Text()
+		return nil, refused("iss").Differs(r.Issuer, failure.Address(named))
 	}
 	var ok bool
 	if set.Audience, ok = readAudience(claims.Get("aud")); !ok || !r.forUs(set.Audience) {
-		return nil, refused("aud")
+		return nil, refused("aud").Differs(strings.Join(r.Audience, " "), "")
 	}
 	if err := r.checkTimes(claims, set, now); err != nil {
 		return nil, err

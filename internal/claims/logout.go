@@ -2,6 +2,7 @@ package claims
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/failure"
@@ -38,19 +39,21 @@ func (r *Rules) CheckLogoutHeader(msg *jose.Message) error {
 // CheckLogout checks a logout token whose signature is good (section 2.6). The
 // audience is any of those by which the server knows us.
 func (r *Rules) CheckLogout(msg *jose.Message, audience []string, now time.Time) (*Logout, error) {
-	fault := func(check string) (*Logout, error) {
-		return nil, failure.New(failure.Malformed, "logout token: "+check)
+	// The server signed it, so it is for the operator to mend.
+	differs := func(check, expected, got string) (*Logout, error) {
+		return nil, failure.New(failure.Refused, "logout token: "+check).Differs(expected, got)
 	}
+	fault := func(check string) (*Logout, error) { return differs(check, "", "") }
 	all := msg.Claims
 	if name := ambiguous(all, append(slices.Clip(registered), "sid", "events", "nonce")); name != "" {
 		return fault("ambiguous " + name)
 	}
 	if iss, _ := all.Get("iss").Text(); iss != r.Issuer {
-		return fault("iss")
+		return differs("iss", r.Issuer, failure.Address(iss))
 	}
 	aud, ok := readAudience(all.Get("aud"))
 	if !ok || !slices.ContainsFunc(aud, func(a string) bool { return a != "" && slices.Contains(audience, a) }) {
-		return fault("aud")
+		return differs("aud", strings.Join(audience, " "), "")
 	}
 	iat, ok := all.Get("iat").NumericDate()
 	made := time.Unix(iat, 0)

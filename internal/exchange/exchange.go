@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,10 +71,18 @@ func (c *Client) Exchange(ctx context.Context, token string) (jwt string, lifeti
 		return upstream.FormRequest(ctx, endpoint, typeJSON, form, c.Authenticate)
 	})
 	if err != nil {
-		return "", 0, err
+		return "", 0, at(endpoint, err)
 	}
 	defer func() { _ = resp.Body.Close() }() // the body is read or given up: no error matters
-	return read(resp)
+	if jwt, lifetime, err = read(resp); err != nil {
+		return "", 0, at(endpoint, err)
+	}
+	return jwt, lifetime, nil
+}
+
+// at names the endpoint in a failure.
+func at(endpoint string, err error) error {
+	return failure.Of(err).At(failure.Exchange, upstream.Shown(endpoint))
 }
 
 // fault is the failure of a response that will be the same the next time, as
@@ -101,6 +110,7 @@ func read(resp *http.Response) (jwt string, lifetime time.Duration, err error) {
 		return "", 0, err
 	case resp.StatusCode != http.StatusOK:
 		f := fault(fmt.Sprintf("refused with status %d", resp.StatusCode))
+		f.Differs(strconv.Itoa(http.StatusOK), strconv.Itoa(resp.StatusCode))
 		f.Unanswered = !slices.Contains(refusals, resp.StatusCode)
 		return "", 0, f
 	}

@@ -34,13 +34,15 @@ const (
 
 // An Error is a failure. It is immutable once it has been returned. None of its
 // fields ever holds a token, a JWT, a key, a secret or anything that the
-// authorization server wrote.
+// authorization server wrote, except for an address in Facts.
 type Error struct {
 	Class  Class
 	Detail string        // names the rule or the check that failed
 	Wait   time.Duration // how long the server asked us to wait; 0: it did not
 	Cause  error         // safe to show; may be nil
 	Issuer string        // whose token it was, if that is not plain; for the log
+	Token  string        // the first digits of the token's digest, if known; for the log
+	Facts  *Facts        // what else the log says; may be nil
 	// Carried is the rejection that a hook returned ready-made; nil as a rule.
 	Carried error
 
@@ -57,6 +59,10 @@ type Error struct {
 	// may serve in its place (stale-if-error).
 	Unanswered bool
 }
+
+// CallerLeft is the Detail of a failure that is none of ours: who asked did not
+// wait for the answer.
+const CallerLeft = "caller left"
 
 // New returns a failure without a cause.
 func New(class Class, detail string) *Error { return &Error{Class: class, Detail: detail} }

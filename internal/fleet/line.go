@@ -15,9 +15,14 @@ import (
 // A stall of the machine fails many calls at once. Calls that began before the
 // last trouble are therefore the same trouble.
 type Line struct {
+	// Again, if it is not nil, is told when a call has worked after troubles, for
+	// how long there had been nothing else. It is set before the first call.
+	Again func(lasted time.Duration)
+
 	mu       sync.Mutex
 	calls    int // that have not come back
 	troubles int // in a row
+	first    time.Time
 	last     time.Time
 	tried    time.Time // when a shut Line last let one pass
 }
@@ -70,7 +75,9 @@ func Call[T any](l *Line, budget time.Duration, urgent bool, f func(context.Cont
 			r.err = context.DeadlineExceeded
 		}
 	}
-	l.record(began, r.err)
+	if lasted := l.record(began, r.err); lasted > 0 && l.Again != nil {
+		l.Again(lasted)
+	}
 	if r.err != nil {
 		return *new(T), r.err
 	}
@@ -99,17 +106,22 @@ func (l *Line) leave() {
 	l.calls--
 }
 
-func (l *Line) record(began time.Time, err error) {
+// record takes note of the end of a call. It returns for how long there had
+// been troubles, if they are over.
+func (l *Line) record(began time.Time, err error) (lasted time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err == nil {
-		l.troubles = 0
-		return
-	}
-	if l.troubles > 0 && began.Before(l.last) {
-		return
-	}
 	now := time.Now()
+	switch {
+	case err == nil && l.troubles > 0:
+		l.troubles = 0
+		return max(now.Sub(l.first), 1) // on a coarse clock, too
+	case err == nil, l.troubles > 0 && began.Before(l.last):
+		return 0
+	case l.troubles == 0:
+		l.first = now
+	}
 	l.troubles++
 	l.last, l.tried = now, now
+	return 0
 }

@@ -40,7 +40,7 @@ func (g *Group[T]) Do(ctx context.Context, key string, fn func(context.Context) 
 		v, _ := r.Val.(T)
 		return v, r.Err
 	case <-ctx.Done():
-		return *new(T), failure.Because(failure.Unavailable, "caller left", ctx.Err())
+		return *new(T), failure.Because(failure.Unavailable, failure.CallerLeft, ctx.Err())
 	case <-timer.C:
 		return *new(T), ErrTimeout
 	}

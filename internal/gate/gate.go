@@ -84,6 +84,10 @@ const (
 
 // A Gate is the way to one authorization server. It is safe for concurrent use.
 type Gate struct {
+	// Opened, if it is not nil, is told when the lane of a class was closed and
+	// none is any more, for how long that lasted. It is set before the first Do.
+	Opened func(lasted time.Duration)
+
 	clock   clock.Clock
 	timeout time.Duration // of a lookup
 
@@ -238,14 +242,27 @@ func (a *attempt) outcome(ctx context.Context, f *failure.Error) outcome {
 
 // end takes note of the outcome and gives the place away.
 func (g *Gate) end(a attempt, o outcome, f *failure.Error) {
+	if lasted := g.take(a, o, f); lasted > 0 && g.Opened != nil {
+		g.Opened(lasted)
+	}
+}
+
+// take does what end says, and returns for how long a lane was closed, if none
+// is any more.
+func (g *Gate) take(a attempt, o outcome, f *failure.Error) (lasted time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.clock.Now()
+	since := g.lanes.closedSince()
 	g.lanes.record(a, o, f, now)
 	if o == answer {
 		g.queue.answered(a.class, time.Duration(now.Mono-a.began.Mono))
 	}
 	g.queue.leave(a.class, a.scout)
+	if since == nil || g.lanes.closedSince() != nil {
+		return 0
+	}
+	return max(time.Duration(now.Mono-since.Mono), 1) // on a coarse clock, too
 }
 
 // Stats returns how many places are held, how many lookups of each class wait

@@ -54,6 +54,7 @@ type lane struct {
 	outages    int  // in a row; of new tokens: silences; of known ones: tokens that met one
 	closed     bool // one probe at a time
 	closedAt   uint64
+	since      clock.Instant // when it closed
 	nextProbe  clock.Instant
 	unanswered bool // the last outage was a lookup that got no answer
 }
@@ -251,7 +252,20 @@ func (l *lanes) isDown(class Class, now clock.Instant) bool {
 
 // close closes the lane, which so many attempts entered before.
 func (own *lane) close(begun uint64, now clock.Instant) {
-	own.closed, own.closedAt, own.nextProbe = true, begun, now.Add(probeInterval)
+	own.closed, own.closedAt, own.since, own.nextProbe = true, begun, now, now.Add(probeInterval)
+}
+
+// closedSince returns when the first of the closed lanes of a class closed; nil
+// if none is closed.
+func (l *lanes) closedSince() *clock.Instant {
+	var first *clock.Instant
+	for class := range l.lane {
+		if own := &l.lane[class]; own.closed && (first == nil || own.since.Mono < first.Mono) {
+			since := own.since
+			first = &since
+		}
+	}
+	return first
 }
 
 // isProven reports whether an answer to a known token shows that the server is

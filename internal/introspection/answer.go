@@ -27,7 +27,7 @@ type Answer struct {
 // errInactive is the server's word.
 var errInactive = failure.New(failure.Inactive, "")
 
-func protocolFault(detail string) error { return failure.New(failure.Protocol, detail) }
+func protocolFault(detail string) *failure.Error { return failure.New(failure.Protocol, detail) }
 
 // read classifies a response by its status, then its media type, then its body.
 // A 204 is an answer only to application/jwt.
@@ -47,34 +47,45 @@ func (c *Client) read(resp *http.Response) (*Answer, error) {
 	}
 	types := resp.Header.Values("Content-Type")
 	if len(types) != 1 {
-		return nil, notOfRFC7662("Content-Type missing or repeated")
+		return nil, notOfRFC7662("Content-Type missing or repeated").Differs(c.accept(), "(none, or several)")
 	}
 	mediaType, _, err := mime.ParseMediaType(types[0])
 	if err != nil {
-		return nil, notOfRFC7662("Content-Type malformed")
+		return nil, notOfRFC7662("Content-Type malformed").Differs(c.accept(), "(no media type)")
 	}
 	maxAge := httpcache.Freshness(resp.Header, c.Strict)
 	switch {
 	case mediaType == typeSigned && c.Format != Signed:
-		return nil, protocolFault("an RFC 9701 answer, which is no access token")
+		return nil, protocolFault("an RFC 9701 answer, which is no access token").Differs(c.accept(), typeSigned)
 	case mediaType == typeSigned, mediaType == typeJWT && (c.Format == JWT || c.Format == JWTMember):
 		if line, ok := bytes.CutSuffix(body, []byte("\n")); ok {
 			body = bytes.TrimSuffix(line, []byte("\r"))
 		}
 		return &Answer{JWT: string(body), MaxAge: maxAge}, nil
 	case c.Format == Signed && (mediaType == typeJWT || mediaType == typeJSON):
-		return nil, protocolFault("not signed as RFC 9701 demands: " + mediaType)
+		return nil, protocolFault("not signed as RFC 9701 demands: "+mediaType).Differs(typeSigned, mediaType)
 	case mediaType == typeJWT:
-		return nil, protocolFault(typeJWT + " in place of " + typeJSON)
+		return nil, protocolFault(typeJWT+" in place of "+typeJSON).Differs(typeJSON, typeJWT)
 	case mediaType == typeJSON:
 		return c.readJSON(body, maxAge)
 	}
-	return nil, notOfRFC7662("neither " + typeJWT + " nor " + typeJSON)
+	return nil, notOfRFC7662("neither "+typeJWT+" nor "+typeJSON).Differs(c.accept(), shown(mediaType))
+}
+
+// shown returns a media type if it is one that servers and routers use.
+func shown(mediaType string) string {
+	switch mediaType {
+	case "text/html", "text/plain", "text/xml", "application/xml", "application/xhtml+xml",
+		"application/octet-stream", "application/problem+json", "application/hal+json", "text/json",
+		"application/x-www-form-urlencoded":
+		return mediaType
+	}
+	return "another"
 }
 
 // notOfRFC7662 is the failure of what a router may answer in place of the
 // server.
-func notOfRFC7662(detail string) error {
+func notOfRFC7662(detail string) *failure.Error {
 	f := failure.New(failure.Protocol, detail)
 	f.Unanswered = true
 	return f
@@ -102,14 +113,14 @@ func (c *Client) refusedStatus(status int, body []byte) error {
 	case isObject && status == http.StatusBadRequest && code == "unsupported_token_type":
 		return failure.New(failure.Inactive, "unsupported_token_type")
 	}
-	f := failure.New(failure.Protocol, fmt.Sprintf("status %d", status))
+	f := upstream.NotOK(failure.Protocol, "", status)
 	f.Unanswered = status != http.StatusBadRequest // the router's, while the server is redeployed
 	return f
 }
 
 func refusedCredentials(status int) error {
-	const text = "the authorization server refuses the introspection client's credentials"
-	return protocolFault(fmt.Sprintf(text+": status %d", status))
+	const text = "the authorization server refuses the introspection client's credentials: "
+	return upstream.NotOK(failure.Protocol, text, status)
 }
 
 // readJSON reads the answer of RFC 7662 section 2.2, as the format wants it:
@@ -177,8 +188,11 @@ func (c *Client) member(members jose.Object) (string, error) {
 		if err := c.Rules.CheckUse(members); err != nil {
 			return "", err // a verdict comes before a fault in the set-up
 		}
-		f := failure.New(failure.Protocol, "active, but no JWT: the authorization server is not set up to give one")
+		f := protocolFault("active, but no JWT: the authorization server is not set up to give one")
 		f.Lasting = true
+		if f.Differs(typeJWT+", or a member phantom_token or jwt", "members without it"); c.Format == JWTMember {
+			f.Differs("the member "+c.Member, "members without it")
+		}
 		return "", f
 	}
 	return found, nil

@@ -9,6 +9,7 @@ import (
 	"net/url"
 
 	"github.com/phantom-token/phantom/internal/claims"
+	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/upstream"
 )
 
@@ -65,10 +66,19 @@ func (c *Client) Ask(ctx context.Context, token string) (*Answer, error) {
 		return c.request(ctx, endpoint, token)
 	})
 	if err != nil {
-		return nil, err
+		return nil, at(endpoint, err)
 	}
 	defer func() { _ = resp.Body.Close() }() // the body is read or given up: no error matters
-	return c.read(resp)
+	answer, err := c.read(resp)
+	return answer, at(endpoint, err)
+}
+
+// at names the endpoint in a failure.
+func at(endpoint string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return failure.Of(err).At(failure.Introspection, upstream.Shown(endpoint))
 }
 
 // accept returns the media type of the format.

@@ -38,15 +38,17 @@ func (*tooEarlyError) Error() string { return "fetched a moment ago" }
 // stays in use for a bounded time. The server may ask for a longer pause after
 // a failed attempt.
 type document[T any] struct {
-	clock     clock.Clock
-	fetch     fetch[T]
-	onFailure func(*failure.Error) // told of each failed attempt to replace a usable snapshot
-	flights   *flight.Group[*snapshot[T]]
-	current   atomic.Pointer[snapshot[T]]
+	name    string // for Events
+	clock   clock.Clock
+	fetch   fetch[T]
+	events  Events
+	flights *flight.Group[*snapshot[T]]
+	current atomic.Pointer[snapshot[T]]
 
 	mu          sync.Mutex
 	nextAttempt clock.Instant // no attempt before this, after a failed one
 	lastErr     error         // of the latest attempt; nil if it succeeded
+	failedSince clock.Instant // the first of these failures, if it failed
 	failures    uint64        // so far
 	refetchedAt clock.Instant
 	pause       time.Duration // from then on, before the next refetch of a fresh snapshot
@@ -67,9 +69,9 @@ type snapshot[T any] struct {
 func (s *snapshot[T]) usable(now clock.Instant) bool { return s != nil && !now.Reached(s.expires) }
 
 // init prepares a document. A fetch takes the timeout at most.
-func (d *document[T]) init(timeout time.Duration, fetch fetch[T], onFailure func(*failure.Error)) {
-	d.clock, d.flights = clock.New(), flight.New[*snapshot[T]](timeout)
-	d.fetch, d.onFailure = fetch, onFailure
+func (d *document[T]) init(name string, c Config, fetch fetch[T]) {
+	d.clock, d.flights = clock.New(), flight.New[*snapshot[T]](c.Timeout)
+	d.name, d.fetch, d.events = name, fetch, c.Events
 }
 
 // get returns a usable snapshot.
@@ -186,7 +188,7 @@ func (d *document[T]) replaceUsable(
 	defer func() {
 		if err != nil {
 			d.failed(err, failedPause)
-			d.onFailure(failure.From(err, failure.Unavailable, ""))
+			d.events.NotRenewed(d.name, failure.From(err, failure.Unavailable, ""))
 		}
 	}()
 	decided := false
@@ -213,15 +215,22 @@ func (d *document[T]) replace(ctx context.Context, old *snapshot[T], refetch boo
 	fresh := d.clock.Now().Add(min(max(maxAge, minFresh), maxFresh))
 	next := &snapshot[T]{value: value, requestedAt: requestedAt, fresh: fresh, expires: fresh.Add(maxStale)}
 	d.current.Store(next)
-	d.succeeded(requestedAt, refetch, value != oldValue)
+	if lasted, failed := d.succeeded(requestedAt, refetch, value != oldValue); failed {
+		d.events.Again(d.name, lasted)
+	}
 	return next, nil
 }
 
-// succeeded ends the pause after a failed attempt. Refetches that bring nothing
-// new make the pause between them longer; any news make it short again.
-func (d *document[T]) succeeded(requestedAt clock.Instant, refetch, changed bool) {
+// succeeded ends the pause after a failed attempt, and reports whether there
+// was one and for how long. Refetches that bring nothing new make the pause
+// between them longer; any news make it short again.
+func (d *document[T]) succeeded(
+	requestedAt clock.Instant, refetch, changed bool,
+) (lasted time.Duration, failed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	failed = d.lastErr != nil
+	lasted = time.Duration(d.clock.Now().Mono - d.failedSince.Mono)
 	d.lastErr = nil
 	if refetch {
 		d.refetchedAt, d.pause = requestedAt, min(max(minPause, 2*d.pause), maxPause)
@@ -229,6 +238,7 @@ func (d *document[T]) succeeded(requestedAt clock.Instant, refetch, changed bool
 	if changed {
 		d.pause = min(d.pause, minPause)
 	}
+	return lasted, failed
 }
 
 // failed forbids attempts for the pause, or for as long as the server asked.
@@ -236,6 +246,10 @@ func (d *document[T]) failed(err error, pause time.Duration) {
 	pause = max(pause, failure.From(err, failure.Unavailable, "").Wait)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.lastErr, d.nextAttempt = err, d.clock.Now().Add(pause)
+	now := d.clock.Now()
+	if d.lastErr == nil {
+		d.failedSince = now
+	}
+	d.lastErr, d.nextAttempt = err, now.Add(pause)
 	d.failures++
 }

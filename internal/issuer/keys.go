@@ -88,7 +88,10 @@ func Refusal(err error) error {
 
 // Keys is the issuer's key set behind its JWKS URL. It is safe for concurrent
 // use.
-type Keys struct{ document[KeyList] }
+type Keys struct {
+	document[KeyList]
+	url atomic.Pointer[string] // from where they came last
+}
 
 // maxKeySetSize bounds the key set's document, in bytes.
 const maxKeySetSize = 256 << 10
@@ -105,20 +108,22 @@ func NewKeys(c Config, url func(context.Context) (string, error)) *Keys {
 		const accept = "application/jwk-set+json, application/json"
 		body, maxAge, err := c.Upstream.GetDocument(ctx, target, accept, maxKeySetSize)
 		if err != nil {
-			return nil, 0, noKeySet(err)
+			return nil, 0, noKeySet(err).At(failure.Keys, upstream.Shown(target))
 		}
 		parsed, unusable, dropped, err := jose.ParseKeySet(body)
 		if err != nil {
-			return nil, 0, noKeySet(err)
+			return nil, 0, noKeySet(err).At(failure.Keys, upstream.Shown(target))
 		}
 		c.Events.KeysDropped(dropped)
 		if len(parsed) == 0 {
 			// It would refuse all JWTs, but says nothing about any of them.
-			return nil, 0, failure.New(failure.NoKeys, "key set: no usable key in it")
+			none := failure.New(failure.NoKeys, "key set: no usable key in it")
+			return nil, 0, none.At(failure.Keys, upstream.Shown(target))
 		}
+		k.url.Store(&target)
 		return replaceKeys(old, append(parsed, unusable...)), maxAge, nil
 	}
-	k.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed(KeySetDocument, f) })
+	k.init(failure.Keys, c, fetch)
 	return k
 }
 
@@ -171,7 +176,7 @@ func (k *Keys) Verify(ctx context.Context, msg *jose.Message) (*Key, error) {
 		}
 		key, refused := set.value.verify(msg, maxCandidates)
 		if refused == nil || set != before && set.requestedAt.Mono >= received.Mono {
-			return key, refused
+			return key, k.blamed(refused)
 		}
 		last := set
 		set, err = k.newerThan(ctx, last)
@@ -179,13 +184,25 @@ func (k *Keys) Verify(ctx context.Context, msg *jose.Message) (*Key, error) {
 		switch {
 		case !errors.As(err, &early):
 		case last.value.has(msg.KeyID):
-			return nil, refused
+			return nil, k.blamed(refused)
 		default:
 			unknown := failure.New(failure.NoKeys, "unknown key, and the key set was fetched a moment ago")
 			unknown.Wait = early.left
-			return nil, unknown
+			return nil, k.blamed(unknown)
 		}
 	}
+}
+
+// blamed returns a failure with the place from which the keys came that did not
+// fit: it may be the wrong one.
+func (k *Keys) blamed(err error) error {
+	url := k.url.Load()
+	if err == nil || url == nil {
+		return err
+	}
+	own := *failure.Of(err)
+	own.Facts = &failure.Facts{Endpoint: failure.Keys, URL: upstream.Shown(*url)}
+	return &own
 }
 
 // Unavailable returns the error of Verify while it is known without a fetch:
@@ -226,15 +243,16 @@ func (k *Keys) Stats() (usable int, age time.Duration, failures uint64) {
 
 // noKeySet says why there is no key set. No answer to the request for it is a
 // verdict on the JWT.
-func noKeySet(err error) error {
+func noKeySet(err error) *failure.Error {
 	none := failure.New(failure.NoKeys, "key set: "+err.Error())
 	var status *upstream.StatusError
 	var f *failure.Error
 	switch {
 	case errors.As(err, &status):
+		none = upstream.NotOK(failure.NoKeys, "key set: ", status.Status)
 		none.Wait = status.Wait
 	case errors.As(err, &f):
-		none.Detail = "key set: " + f.Detail
+		none.Detail, none.Cause, none.Facts = "key set: "+f.Detail, f.Cause, f.Facts
 	}
 	return none
 }

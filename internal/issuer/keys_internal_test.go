@@ -39,7 +39,11 @@ func (h *host) config() Config {
 		Issuer:   "https://as.test",
 		Timeout:  time.Second,
 		Upstream: upstream.New(h, 1),
-		Events:   Events{NotRenewed: func(string, *failure.Error) {}, KeysDropped: func([]error) {}},
+		Events: Events{
+			NotRenewed:  func(string, *failure.Error) {},
+			Again:       func(string, time.Duration) {},
+			KeysDropped: func([]error) {},
+		},
 	}
 }
 

@@ -25,17 +25,15 @@ type Config struct {
 	Events       Events
 }
 
-// The documents of an issuer, as Events name them.
-const (
-	MetadataDocument = "metadata"
-	KeySetDocument   = "key set"
-)
-
-// Events report what an operator must know. None may be nil.
+// Events report what an operator must know. None may be nil. A document is
+// [failure.Metadata] or [failure.Keys].
 type Events struct {
-	// NotRenewed is called when a usable document, the "metadata" or the "key
-	// set", could not be renewed and stays in use.
+	// NotRenewed is called when a usable document could not be renewed and
+	// stays in use.
 	NotRenewed func(document string, f *failure.Error)
+	// Again is called when a document was fetched, after all attempts failed
+	// for so long.
+	Again func(document string, lasted time.Duration)
 	// KeysDropped is called with the reasons why keys of the key set are not
 	// used.
 	KeysDropped func(reasons []error)
@@ -54,15 +52,16 @@ type Metadata struct {
 // endpoints holds what is used of the metadata (RFC 8414 section 2).
 type endpoints struct{ introspection, token, jwks string }
 
-// moved returns the name of an endpoint that is at another host than before.
-func (e *endpoints) moved(before *endpoints) string {
+// moved returns the name of an endpoint that is at another host than before,
+// and where it was and is.
+func (e *endpoints) moved(before *endpoints) (name, from, to string) {
 	switch {
 	case !sameOrigin(before.introspection, e.introspection):
-		return "introspection endpoint"
+		return "introspection endpoint", before.introspection, e.introspection
 	case !sameOrigin(before.token, e.token):
-		return "token endpoint"
+		return "token endpoint", before.token, e.token
 	}
-	return ""
+	return "", "", ""
 }
 
 // The names of the endpoints.
@@ -101,7 +100,7 @@ func NewMetadata(c Config) *Metadata {
 				return found, maxAge, nil
 			}
 			if why.weight > worst.weight {
-				worst = why
+				worst = &unusable{why.weight, why.failure.At(failure.Metadata, target)}
 			}
 			if ctx.Err() != nil {
 				// The next fetch begins with a URL that had no time, or not all.
@@ -112,7 +111,7 @@ func NewMetadata(c Config) *Metadata {
 		}
 		return nil, 0, worst.failure
 	}
-	m.init(c.Timeout, fetch, func(f *failure.Error) { c.Events.NotRenewed(MetadataDocument, f) })
+	m.init(failure.Metadata, c, fetch)
 	return m
 }
 
@@ -153,8 +152,9 @@ func tryURL(
 	}
 	found, why := readMetadata(body, c, needs)
 	if why == nil && old != nil {
-		if name := found.moved(old); name != "" {
-			why = &unusable{wrongField, metadataFault("the " + name + " moved to another host")}
+		if name, from, to := found.moved(old); name != "" {
+			why = &unusable{wrongField, metadataFault("the "+name+" moved to another host").
+				Differs(failure.Address(from), failure.Address(to))}
 		}
 	}
 	return found, maxAge, why
@@ -170,7 +170,7 @@ func noMetadata(err error) *unusable {
 		}
 		return &unusable{notMetadata, f}
 	}
-	f := metadataFault(status.Error())
+	f := upstream.NotOK(failure.Protocol, "metadata: ", status.Status)
 	switch code := status.Status; {
 	case code == http.StatusTooManyRequests, code >= 500:
 		f.Class, f.Wait = failure.Unavailable, status.Wait
@@ -212,7 +212,8 @@ func readMetadata(body []byte, c Config, needs []string) (*endpoints, *unusable)
 	case !ok:
 		return nil, &unusable{notMetadata, metadataFault("no issuer")}
 	case named != c.Issuer:
-		return nil, &unusable{wrongIssuer, metadataFault("issuer differs from the configured one")}
+		return nil, &unusable{wrongIssuer, metadataFault("issuer differs from the configured one").
+			Differs(c.Issuer, failure.Address(named))}
 	}
 	// Plain http on the loopback interface is only for an issuer that is there
 	// itself.
@@ -239,7 +240,8 @@ func readMetadata(body []byte, c Config, needs []string) (*endpoints, *unusable)
 		}
 		text, ok := v.Text()
 		if !ok || upstream.CheckURL(text, c.InsecureHTTP) != "" || https && !isHTTPS(text) {
-			return nil, &unusable{wrongField, metadataFault(endpoint.name + " is not an absolute https URL")}
+			return nil, &unusable{wrongField, metadataFault(endpoint.name+" is not an absolute https URL").
+				Differs("an absolute https URL", failure.Address(text))}
 		}
 		*endpoint.to = text
 	}

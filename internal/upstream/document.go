@@ -28,9 +28,20 @@ func ReadBody(resp *http.Response, limit int64) ([]byte, error) {
 	case int64(len(body)) > limit:
 		return nil, tooLarge(limit)
 	case len(resp.Header.Values("Content-Encoding")) > 0 || resp.Uncompressed:
-		return nil, failure.New(failure.Protocol, "Content-Encoding")
+		return nil, failure.New(failure.Protocol, "Content-Encoding").Differs("none", encoding(resp))
 	}
 	return body, nil
+}
+
+// encoding names the encoding of a body.
+func encoding(resp *http.Response) string {
+	switch name := resp.Header.Get("Content-Encoding"); name {
+	case "gzip", "br", "deflate", "zstd", "compress", "identity":
+		return name
+	case "":
+		return "gzip" // which the transport has decoded
+	}
+	return "another"
 }
 
 func tooLarge(limit int64) error {

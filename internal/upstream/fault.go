@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 
 	"github.com/phantom-token/phantom/internal/failure"
@@ -12,7 +13,7 @@ import (
 
 // unanswered is the failure of a request that got no answer.
 func unanswered(detail string, err error) error {
-	f := failure.Because(failure.Unavailable, detail, safeCause(err))
+	f := failure.Because(failure.Unavailable, detail, Cause(err))
 	f.Unanswered = true
 	return f
 }
@@ -39,6 +40,8 @@ func connectionFault(err error) string {
 		return "name resolution"
 	case isUntrusted(err):
 		return "TLS: " + certificateFault(err)
+	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
+		return "TLS: plain http there"
 	case errors.As(err, &record),
 		errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // an alert
 		return "TLS"
@@ -69,9 +72,9 @@ func certificateFault(err error) string {
 	return "certificate not valid"
 }
 
-// safeCause returns the part of a transport's error that cannot quote a URL,
-// the bytes of an answer or a certificate.
-func safeCause(err error) error {
+// Cause returns the part of a transport's error that cannot quote a URL, the
+// bytes of an answer or a certificate.
+func Cause(err error) error {
 	var (
 		dns *net.DNSError
 		op  *net.OpError
@@ -87,6 +90,10 @@ func safeCause(err error) error {
 		return context.DeadlineExceeded
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return io.ErrUnexpectedEOF
+	case errors.Is(err, io.EOF):
+		return io.EOF
 	}
 	return nil
 }

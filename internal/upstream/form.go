@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,9 +26,11 @@ func FormRequest(
 		return nil, failure.New(failure.Protocol, "endpoint: not a URL")
 	}
 	req.Header.Set("Accept", accept)
-	if authenticate(req, form) != nil {
+	if err := authenticate(req, form); err != nil {
 		// No error of Authenticate is a verdict on the token.
-		return nil, failure.New(failure.Unavailable, "client authentication")
+		f := failure.New(failure.Unavailable, "client authentication")
+		return nil, f.Saying(failure.Words(err.Error(),
+			form.Get("token"), form.Get("subject_token"), form.Get("client_secret"), form.Get("client_assertion")))
 	}
 	body := form.Encode()
 	req.ContentLength = int64(len(body))
@@ -36,6 +39,13 @@ func FormRequest(
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept-Encoding", "identity") // or the transport asks for gzip and inflates it
 	return req, nil
+}
+
+// NotOK returns the failure of an answer with a status that is not the one for
+// an answer. The prefix goes before its name.
+func NotOK(class failure.Class, prefix string, status int) *failure.Error {
+	f := failure.New(class, fmt.Sprintf("%sstatus %d", prefix, status))
+	return f.Differs(strconv.Itoa(http.StatusOK), strconv.Itoa(status))
 }
 
 // Outage returns the failure that a status alone tells, with any body, or nil
@@ -49,7 +59,7 @@ func Outage(resp *http.Response) *failure.Error {
 			return nil
 		}
 	}
-	f := failure.New(failure.Unavailable, fmt.Sprintf("status %d", resp.StatusCode))
+	f := NotOK(failure.Unavailable, "", resp.StatusCode)
 	wait, asked := httpcache.RetryAfter(resp.Header, time.Now())
 	f.Wait, f.Unanswered = wait, true
 	switch resp.StatusCode {
