@@ -9,7 +9,8 @@
 // # From New to FromContext
 //
 // [New] makes a Middleware, once. It does no I/O, and returns every mistake in
-// the options. [Middleware.Warm] fetches metadata and keys in advance.
+// the options. [Middleware.Warm] fetches metadata and keys in advance, and says
+// what is wrong with the server or the credentials.
 // [Middleware.Handler] and its siblings wrap what needs a token. Behind them,
 // [FromContext] and [Claims] tell who is asking:
 //
@@ -73,7 +74,9 @@
 //
 // Each rejection is an [*Error], which wraps [ErrNoToken], [ErrInvalidRequest],
 // [ErrInvalidToken], [ErrInsufficientScope], [ErrUpstream] or [ErrUnavailable].
-// [WithLogger] gets a line that says what happened, and never a token.
+// The log ([WithLogger]; by default that of [log/slog]) has a line that says
+// what happened, and never a token:
+// https://github.com/phantom-token/phantom/blob/main/docs/operating.md.
 // [WithTrace] is told of every request and lookup, and [Middleware.Stats] has
 // the numbers.
 //
