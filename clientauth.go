@@ -61,7 +61,7 @@ func (c *clientAuth) unfit(given *config) string {
 	case c.invalid != "" || !c.certificates:
 		return c.invalid
 	case transport == nil:
-		return "TLSClientAuth needs WithHTTPClient, whose transport has the certificate"
+		return "TLSClientAuth needs WithHTTPClient, whose transport has the certificate; NewTransport makes one to begin with"
 	case !upstream.MayHaveCertificate(transport):
 		return "TLSClientAuth needs a certificate, and the transport of WithHTTPClient has none: " +
 			"set Certificates or GetClientCertificate in its TLSClientConfig"
