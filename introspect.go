@@ -198,14 +198,24 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 		return nil, err
 	}
 	defer l.m.memory.questions.End(l.digest, l.question)
+	var tok *Token
 	if base != nil {
-		return l.traced(ctx, base)
+		tok, err = l.traced(ctx, base)
+	} else {
+		tok, err = l.find(ctx)
 	}
-	return l.find(ctx)
+	// Once the question is over, nobody joins: whoever waits came before a logout
+	// that is not known by now.
+	l.m.memory.questions.End(l.digest, l.question)
+	if err == nil && tok != nil && l.m.memory.isForgottenSince(tok, l.forgets) {
+		return nil, flight.ErrOver // ask anew: its session ended while we asked
+	}
+	return tok, err
 }
 
 // find finds out about the token.
 func (l *lookup) find(ctx context.Context) (*Token, error) {
+	l.forgets = l.m.memory.cutoffs.Claims() // first: what is forgotten from here on covers the answer
 	if tok, err := l.answeredMeanwhile(); tok != nil || err != nil {
 		return tok, err
 	}
@@ -222,10 +232,9 @@ func (l *lookup) find(ctx context.Context) (*Token, error) {
 		return nil, l.rememberFailure(err)
 	}
 	l.m.memory.remember(l.question, tok, r.Answer, l.askedAt, l.forgets)
-	if l.m.memory.isForgottenSince(tok, l.forgets) {
-		return nil, flight.ErrOver // ask anew: its session ended while we asked
+	if !l.m.memory.isForgottenSince(tok, l.forgets) {
+		l.share(tok, r)
 	}
-	l.share(tok, r)
 	return tok, nil
 }
 
@@ -278,7 +287,7 @@ func (l *lookup) ask(ctx context.Context) (r *reply, err error) {
 
 // put takes note that the question is put to the server now.
 func (l *lookup) put() {
-	l.forgets = l.m.memory.cutoffs.Claims() // first: what is forgotten from here on covers the answer
+	l.forgets = l.m.memory.cutoffs.Claims() // first, as above
 	l.askedAt = l.m.memory.questions.Put(l.question)
 }
 

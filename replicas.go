@@ -57,7 +57,7 @@ func (m *Middleware) join(c *config) {
 	m.shared = &replicas{
 		store: c.store, seal: seal, notes: fleet.NewNotes(seal), hold: c.timeout + 2*time.Second, log: m.log,
 	}
-	for _, line := range []*fleet.Line{&m.shared.reads, &m.shared.writes, &m.shared.tellings} {
+	for _, line := range []*fleet.Line{&m.shared.reads, &m.shared.refreshes, &m.shared.writes, &m.shared.tellings} {
 		line.Again = func(lasted time.Duration) { m.log.again(msgStoreAgain, lasted) }
 	}
 	if b, ok := c.store.(Broadcaster); ok {
@@ -167,7 +167,6 @@ func (l *lookup) copied(ctx context.Context) *Token {
 	if shared == nil {
 		return nil
 	}
-	l.forgets = l.m.memory.cutoffs.Claims()
 	c := shared.load(l)
 	if c == nil {
 		return nil
