@@ -1,7 +1,7 @@
 // Gateway is a reverse proxy that lets no request through without a valid
 // opaque token and hands the token's JWT to the service behind it.
 //
-//	PHANTOM_CLIENT_SECRET=… go run ./examples/gateway \
+//	PHANTOM_CLIENT_SECRET=… go -C examples/gateway run . \
 //	    -upstream http://127.0.0.1:9000 \
 //	    -issuer https://login.example.com/oauth/v2/oauth-anonymous \
 //	    -audience https://api.example.com \
