@@ -1,268 +1,319 @@
 package main
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/tls"
-	"flag"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/valkey-io/valkey-go"
+
 	"github.com/phantom-token/phantom"
+	"github.com/phantom-token/phantom/dpop"
+	"github.com/phantom-token/phantom/mint"
+	"github.com/phantom-token/phantom/valkeystore"
 )
 
-// secretVariable may hold the client secret, instead of a file.
-const secretVariable = "PHANTOM_CLIENT_SECRET"
-
-// variable is the name of a flag in the environment.
-func variable(flagName string) string {
-	return "PHANTOM_" + strings.ToUpper(strings.ReplaceAll(flagName, "-", "_"))
-}
-
-// settings are the flags, as they were given.
-type settings struct {
-	listen, healthListen, tlsCert, tlsKey string
-	upstream                              string
-	upstreamTimeout, shutdownTimeout      time.Duration
-
-	issuer, introspectionEndpoint          string
-	audience, scopes                       string
-	clientAuth, clientID, clientSecretFile string
-	maxTTL                                 time.Duration
-	modeSettings
-}
-
-// config is what follows from them.
+// config is what the flags and the variables say, what is wrong with that, and
+// what follows from it. Mistakes quote what was given, except where it may be a
+// secret in the wrong place: what is no flag, and the name of a secret's file.
 type config struct {
-	listen, healthListen             string
-	certificate                      *tls.Certificate // nil: plain HTTP
-	upstream                         *url.URL
-	upstreamTimeout, shutdownTimeout time.Duration
-	auth                             *phantom.Middleware
-	scopes                           []string
-	published                        *publication // nil: nothing
+	values    map[string]any
+	mistakes  []error
+	logger    *slog.Logger
+	upstream  *url.URL
+	public    map[string]bool // paths
+	tls       *certificate    // nil: plain HTTP
+	auth      *phantom.Middleware
+	published map[string]http.Handler // by path: what verifies minted JWTs
 }
 
-func flags(s *settings) *flag.FlagSet {
-	f := flag.NewFlagSet("gateway", flag.ContinueOnError)
-	f.SetOutput(io.Discard) // run prints what is wrong
-	f.StringVar(&s.listen, "listen", "127.0.0.1:8080", "`address` to serve clients on")
-	f.StringVar(&s.healthListen, "health-listen", "127.0.0.1:8081",
-		"`address` to serve /livez and /readyz on, without tokens")
-	f.StringVar(&s.tlsCert, "tls-cert", "", "PEM `file` with the certificate chain for clients; plain HTTP without")
-	f.StringVar(&s.tlsKey, "tls-key", "", "PEM `file` with its private key")
-	f.StringVar(&s.upstream, "upstream", "", "`URL` of the service that gets the requests, without a path; required")
-	f.DurationVar(&s.upstreamTimeout, "upstream-timeout", time.Minute,
-		"how long its answer may take to begin; 0 for any `time`")
-	f.DurationVar(&s.shutdownTimeout, "shutdown-timeout", 30*time.Second,
-		"how much `time` requests get to finish after SIGTERM")
-	f.StringVar(&s.issuer, "issuer", "", "issuer `URL` of the authorization server; required")
-	f.StringVar(&s.introspectionEndpoint, "introspection-endpoint", "", "`URL`; from the issuer's metadata by default")
-	f.StringVar(&s.audience, "audience", "", "`values`, separated by spaces, of which a token must be for one; required")
-	f.StringVar(&s.scopes, "scopes", "", "`scopes`, separated by spaces, that every request needs")
-	f.StringVar(&s.clientAuth, "client-auth", "basic",
-		"`method` of client authentication at the authorization server: basic, post or none")
-	f.StringVar(&s.clientID, "client-id", "", "`identifier` of the gateway as a client")
-	f.StringVar(&s.clientSecretFile, "client-secret-file", "", "`file` with its secret; or set "+secretVariable)
-	f.DurationVar(&s.maxTTL, "max-ttl", time.Minute, "the longest `time` that a revoked token can go unnoticed")
-	modeFlags(f, &s.modeSettings)
-	return f
-}
-
-func usage() string {
-	var b strings.Builder
-	f := flags(new(settings))
-	f.SetOutput(&b)
-	b.WriteString("Usage of gateway; each flag is also a variable, such as " +
-		variable("client-id") + " for -client-id:\n")
-	f.PrintDefaults()
-	return b.String()
-}
-
-// configure reads the flags and the environment. It returns all the mistakes
-// at once. They quote what was given, but never a secret.
-func configure(args []string, getenv func(string) string, logger *slog.Logger) (*config, []error) {
-	var m mistakes
-	s := m.parse(args, getenv)
-
-	c := &config{
-		listen: s.listen, healthListen: s.healthListen,
-		upstreamTimeout: s.upstreamTimeout, shutdownTimeout: s.shutdownTimeout,
-		scopes: strings.Fields(s.scopes),
+// configure finds all the mistakes in the settings first, then those in files,
+// then those that phantom finds.
+func configure(args []string) *config {
+	c := &config{values: map[string]any{}}
+	c.parse(args)
+	c.service()
+	if len(c.mistakes) > 0 {
+		return c
 	}
-	m.checkAddress("listen", c.listen)
-	m.checkAddress("health-listen", c.healthListen)
-	c.certificate = m.certificate(s)
-	c.upstream = m.upstream(s)
-	m.checkTime("upstream-timeout", c.upstreamTimeout)
-	m.checkTime("shutdown-timeout", c.shutdownTimeout)
-	for _, scope := range c.scopes {
-		if !isScope(scope) {
-			m.add("scopes", "%q is not a scope", scope)
-		}
+	level := new(slog.LevelVar)
+	_ = level.UnmarshalText([]byte(c.text("log-level"))) // it was checked
+	c.logger = slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: level}))
+	if c.text("log-format") == "text" {
+		c.logger = slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: level}))
 	}
-	source, published := m.source(&s.modeSettings)
-	c.published = published
-	c.auth = m.middleware(s, source, getenv(secretVariable), logger)
-	return c, m
-}
-
-// mistakes collects what is wrong with a configuration.
-type mistakes []error
-
-func (m *mistakes) add(flagName, format string, args ...any) {
-	*m = append(*m, fmt.Errorf("-%s (%s): %s", flagName, variable(flagName), fmt.Sprintf(format, args...)))
-}
-
-// parse reads the environment, then the flags. It goes on after a mistake, to
-// report them all.
-func (m *mistakes) parse(args []string, getenv func(string) string) *settings {
-	s := new(settings)
-	f := flags(s)
-	f.VisitAll(func(each *flag.Flag) {
-		if value := getenv(variable(each.Name)); value != "" {
-			if err := f.Set(each.Name, value); err != nil {
-				*m = append(*m, fmt.Errorf("%s: invalid value %q: %w", variable(each.Name), value, err))
-			}
-		}
-	})
-	for rest := args; len(rest) > 0; {
-		err := f.Parse(rest)
-		left := f.Args()
-		stuck := len(left) == len(rest)
-		switch {
-		case err != nil:
-			*m = append(*m, err)
-		case len(left) > 0:
-			// Not quoted: it may be the secret, behind a flag that does not
-			// exist.
-			*m = append(*m, fmt.Errorf("argument %d is not a flag", len(args)-len(left)+1))
-			stuck = true
-		}
-		if stuck {
-			left = left[1:]
-		}
-		rest = left
+	if c.text("tls-cert")+c.text("tls-key") != "" {
+		c.tls = c.certificate("tls-cert", "tls-key")
 	}
-	return s
-}
-
-func (m *mistakes) checkAddress(flagName, address string) {
-	if _, _, err := net.SplitHostPort(address); err != nil {
-		m.add(flagName, "%q is not an address such as 127.0.0.1:8080 or :8080", address)
+	opts := c.options()
+	if len(c.mistakes) == 0 {
+		auth, err := phantom.New(opts...)
+		c.auth = auth
+		c.translate(err)
 	}
+	return c
 }
 
-func (m *mistakes) checkTime(flagName string, d time.Duration) {
-	if d < 0 {
-		m.add(flagName, "%v is negative", d)
-	}
-}
-
-func (m *mistakes) certificate(s *settings) *tls.Certificate {
+// service reads what clients want of the service.
+func (c *config) service() {
+	given := strings.TrimSuffix(c.text("upstream"), "/")
+	u, err := url.Parse(given)
+	c.upstream, c.public = u, set(c.text("public-paths"))
 	switch {
-	case s.tlsCert == "" && s.tlsKey == "":
-		return nil
-	case s.tlsCert == "":
-		m.add("tls-cert", "is required with -tls-key")
-		return nil
-	case s.tlsKey == "":
-		m.add("tls-key", "is required with -tls-cert")
-		return nil
-	}
-	certificate, err := tls.LoadX509KeyPair(s.tlsCert, s.tlsKey)
-	if err != nil {
-		m.add("tls-cert", "%v", err)
-	}
-	return &certificate
-}
-
-func (m *mistakes) upstream(s *settings) *url.URL {
-	u, err := url.Parse(s.upstream)
-	switch {
-	case s.upstream == "":
-		m.add("upstream", "is required")
-	case strings.Contains(s.upstream, "@"):
-		m.add("upstream", "has credentials") // not quoted, because of them
-	case err != nil:
-		m.add("upstream", "%q is not a URL", s.upstream)
-	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		m.add("upstream", "%q is not an absolute http or https URL", s.upstream)
-	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+	case strings.Contains(given, "@"):
+		c.fail("upstream", "has credentials") // not quoted, because of them
+	case given != "" && (err != nil || u.Hostname() == "" || given != "http://"+u.Host && given != "https://"+u.Host):
 		// With a path, requests for /../ would leave it.
-		m.add("upstream", "%q has more than scheme, host and port", s.upstream)
+		c.fail("upstream", "%q is not http or https with a host, a port and no more", given)
 	}
-	return u
+	for _, path := range c.words("public-paths") {
+		// No two ways to write it, and none that an upstream would clean.
+		if u, err := url.Parse(path); err != nil || path[0] != '/' || u.EscapedPath() != path || u.JoinPath().Path != path {
+			c.fail("public-paths", "%q is not a path as clients send it", path)
+		}
+	}
+	for _, scope := range c.words("scopes") { // scope-tokens (RFC 6749 section 3.3)
+		if strings.ContainsFunc(scope, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
+			c.fail("scopes", "%q is not a scope", scope)
+		}
+	}
 }
 
-// isScope reports whether s is a scope-token (RFC 6749 section 3.3).
-func isScope(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' })
-}
-
-// middleware returns what checks the tokens.
-func (m *mistakes) middleware(
-	s *settings, source []phantom.Option, secret string, logger *slog.Logger,
-) *phantom.Middleware {
-	opts := append([]phantom.Option{
-		phantom.WithClientAuth(m.clientAuth(s, secret)),
-		phantom.WithMaxTTL(s.maxTTL),
-		phantom.WithLogger(logger),
-	}, source...)
-	given := func(value string, option func(string) phantom.Option) {
-		if value != "" {
+// options returns the options for phantom.
+func (c *config) options() []phantom.Option {
+	opts := []phantom.Option{
+		phantom.WithAudience(c.words("audience")...),
+		phantom.WithMaxTTL(get[time.Duration](c, "max-ttl")),
+		phantom.WithStaleIfError(get[time.Duration](c, "stale-if-error")),
+		phantom.WithTimeout(get[time.Duration](c, "timeout")),
+		phantom.WithMaxInFlight(get[int](c, "max-in-flight")),
+		phantom.WithCacheSize(get[int](c, "cache-size")),
+		phantom.WithLogger(c.logger),
+		phantom.WithErrorHandler(rejected),
+	}
+	for name, option := range map[string]func(string) phantom.Option{
+		"issuer": phantom.WithIssuer, "introspection-endpoint": phantom.WithIntrospectionEndpoint,
+		"jwks-url": phantom.WithJWKSURL, "json-member": phantom.WithJSONResponse, "client-subject": phantom.WithClientSubject,
+	} {
+		if value := c.text(name); value != "" {
 			opts = append(opts, option(value))
 		}
 	}
-	given(s.issuer, phantom.WithIssuer)
-	given(s.introspectionEndpoint, phantom.WithIntrospectionEndpoint)
-	if audience := strings.Fields(s.audience); len(audience) > 0 {
-		opts = append(opts, phantom.WithAudience(audience...))
+	if get[bool](c, "insecure-http") {
+		opts = append(opts, phantom.WithInsecureHTTP())
 	}
-	auth, err := phantom.New(opts...)
-	m.translateAll(err)
-	return auth
+	switch c.text("mode") {
+	case "claims":
+		opts = append(opts, phantom.WithoutJWT())
+	case "exchange":
+		form, err := url.ParseQuery(strings.Join(get[[]string](c, "exchange-param"), "&"))
+		if err != nil {
+			c.fail("exchange-param", "is not encoded as a form")
+		}
+		opts = append(opts, phantom.WithTokenExchange(c.text("token-endpoint"), form))
+	case "mint":
+		opts = append(opts, c.mint()...)
+	}
+	return append(append(opts, c.credentials()...), c.shared()...)
 }
 
-func (m *mistakes) clientAuth(s *settings, secret string) phantom.ClientAuth {
-	before := len(*m)
-	if s.clientSecretFile != "" {
+func (c *config) mint() []phantom.Option {
+	var keys []mint.Key
+	for _, signer := range c.keys("mint-key-file") {
+		keys = append(keys, mint.Key{Signer: signer})
+	}
+	minter, err := mint.New(c.text("mint-issuer"), keys, mint.WithAudience(c.words("mint-audience")...))
+	if err != nil {
+		c.translate(err)
+		return nil
+	}
+	u, _ := url.Parse(c.text("mint-issuer")) // mint.New has refused wrong ones
+	path := strings.TrimSuffix(u.Path, "/")
+	c.published = map[string]http.Handler{
+		path + "/.well-known/jwks.json": minter, path + "/.well-known/openid-configuration": minter,
+		"/.well-known/oauth-authorization-server" + path: minter,
+	}
+	return []phantom.Option{phantom.WithMinter(minter)}
+}
+
+// shared returns the options for what replicas share, the proofs of bound
+// tokens included.
+func (c *config) shared() (opts []phantom.Option) {
+	var proofs []dpop.Option
+	if given := c.text("store"); given != "" {
+		secret := c.secret("store-secret-file")
+		if !strings.Contains(given, "://") {
+			given = "valkey://" + strings.Replace(strings.ReplaceAll(given, ",", "&addr="), "&", "?", 1)
+		}
+		engine, err := valkey.ParseURL(given)
+		switch {
+		case err != nil: // which quotes it
+			c.fail("store", "is not host:port, or a URL such as rediss://host:port")
+		case engine.Password != "" && given != os.Getenv(variable("store")):
+			c.fail("store", "has a password: set %s instead", variable("store"))
+		case len(c.mistakes) == 0:
+			store := valkeystore.New(engine)
+			opts = append(opts, phantom.WithStore(store, []byte(secret)))
+			proofs = append(proofs, dpop.WithReplayStore(store))
+		}
+	}
+	if origin := c.text("dpop-origin"); origin != "" {
+		binding, err := dpop.New(origin, proofs...)
+		c.translate(err)
+		opts = append(opts, phantom.WithBinding(binding))
+	}
+	return opts
+}
+
+// flagOf names the flag that sets an option of phantom, dpop or mint.
+var flagOf = map[string]string{
+	"WithIssuer": "issuer", "WithAudience": "audience", "WithIntrospectionEndpoint": "introspection-endpoint",
+	"WithJWKSURL": "jwks-url", "WithClientAuth": "client-auth", "WithTimeout": "timeout", "WithMaxTTL": "max-ttl",
+	"WithMaxInFlight": "max-in-flight", "WithStaleIfError": "stale-if-error", "WithCacheSize": "cache-size",
+	"WithJSONResponse": "json-member", "WithClientSubject": "client-subject", "WithTokenExchange": "token-endpoint",
+	"WithMinter": "mint-issuer", "mint.New": "mint-key-file", "mint.WithAudience": "mint-audience",
+	"WithStore": "store-secret-file", "dpop.New": "dpop-origin",
+}
+
+// translate reports all mistakes of a constructor in terms of flags.
+func (c *config) translate(err error) {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return
+	}
+	for _, err := range joined.Unwrap() {
+		var e *phantom.ConfigError
+		if !errors.As(err, &e) || flagOf[e.Option] == "" {
+			c.mistakes = append(c.mistakes, err)
+			continue
+		}
+		reason, _, _ := strings.Cut(e.Reason, "; see With") // no flag leads there
+		c.fail(flagOf[e.Option], "%s", reason)
+	}
+}
+
+// credentials returns the options with which the gateway authenticates.
+func (c *config) credentials() []phantom.Option {
+	auth, id := phantom.NoClientAuth(), c.text("client-id")
+	switch c.text("client-auth") {
+	case "basic":
+		auth = phantom.ClientSecretBasic(id, c.secret("client-secret-file"))
+	case "post":
+		auth = phantom.ClientSecretPost(id, c.secret("client-secret-file"))
+	case "private_key_jwt":
+		key := append(c.keys("key-file"), nil)[0]
+		auth = phantom.PrivateKeyJWT(id, c.text("key-id"), algorithm(key), key)
+	case "tls":
+		own := c.certificate("cert-file", "key-file")
+		t := &transport{Transport: phantom.NewTransport(), file: own.cert}
+		t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return own.get()
+		}
+		return []phantom.Option{
+			phantom.WithClientAuth(phantom.TLSClientAuth(id)), phantom.WithHTTPClient(&http.Client{Transport: t}),
+		}
+	}
+	return []phantom.Option{phantom.WithClientAuth(auth)}
+}
+
+// read reads the file of a flag. No mistake has its name, which may be a secret.
+func (c *config) read(name string) []byte {
+	content, err := os.ReadFile(c.text(name))
+	if err != nil {
+		c.fail(name, "%v", errors.Unwrap(err))
+	}
+	return content
+}
+
+// secret reads a secret from the file of a flag, or from a variable.
+func (c *config) secret(name string) string {
+	own := variable(strings.TrimSuffix(name, "-file"))
+	secret := os.Getenv(own)
+	if c.text(name) != "" {
 		if secret != "" {
-			m.add("client-secret-file", "excludes %s", secretVariable)
+			c.fail(name, "excludes %s", own)
 		}
-		content, err := os.ReadFile(s.clientSecretFile)
-		if err != nil {
-			m.add("client-secret-file", "%v", err)
+		secret = strings.TrimRight(string(c.read(name)), "\r\n")
+	}
+	if secret == "" {
+		c.fail(name, "no secret there, nor in %s", own)
+	}
+	return secret
+}
+
+// keys reads private keys, in the order of the file.
+func (c *config) keys(name string) (keys []crypto.Signer) {
+	for block, rest := pem.Decode(c.read(name)); block != nil; block, rest = pem.Decode(rest) {
+		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		signer, ok := key.(crypto.Signer)
+		if err != nil || !ok {
+			c.fail(name, "block %d is not a private key in PKCS #8", len(keys)+1)
+			return nil
 		}
-		secret = strings.TrimRight(string(content), "\r\n")
-		if err == nil && secret == "" {
-			m.add("client-secret-file", "%q is empty", s.clientSecretFile)
+		keys = append(keys, signer)
+	}
+	return keys
+}
+
+// algorithm returns the usual one for a key.
+func algorithm(key crypto.Signer) string {
+	switch key := key.(type) {
+	case *ecdsa.PrivateKey:
+		return fmt.Sprintf("ES%d", min(key.Curve.Params().BitSize, 512)) // of P-521, too
+	case ed25519.PrivateKey:
+		return "EdDSA"
+	}
+	return "RS256"
+}
+
+// A certificate is read again for each handshake. While that fails, the one of
+// before is used.
+type certificate struct {
+	cert, key string // files
+	current   atomic.Pointer[tls.Certificate]
+}
+
+func (c *config) certificate(cert, key string) *certificate {
+	pair, err := tls.X509KeyPair(c.read(cert), c.read(key))
+	if err != nil {
+		c.fail(cert, "with -%s: %v", key, err)
+	}
+	own := &certificate{cert: c.text(cert), key: c.text(key)}
+	own.current.Store(&pair)
+	return own
+}
+
+func (c *certificate) get() (*tls.Certificate, error) {
+	if pair, err := tls.LoadX509KeyPair(c.cert, c.key); err == nil {
+		c.current.Store(&pair)
+	}
+	return c.current.Load(), nil
+}
+
+// A transport uses no connection from before its file changed.
+type transport struct {
+	*http.Transport
+	file    string
+	changed atomic.Int64
+}
+
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if info, err := os.Stat(t.file); err == nil {
+		if now := info.ModTime().UnixNano(); t.changed.Swap(now) != now {
+			t.CloseIdleConnections()
 		}
 	}
-	switch s.clientAuth {
-	case "none":
-		if s.clientID != "" || secret != "" {
-			m.add("client-auth", `"none" excludes -client-id and a secret`)
-		}
-	case "basic", "post":
-		if s.clientID == "" {
-			m.add("client-id", "is required")
-		}
-		if secret == "" && s.clientSecretFile == "" {
-			m.add("client-secret-file", "or %s is required", secretVariable)
-		}
-	default:
-		m.add("client-auth", "%q is not basic, post or none", s.clientAuth)
-	}
-	switch {
-	case len(*m) > before || s.clientAuth == "none":
-		return phantom.NoClientAuth()
-	case s.clientAuth == "post":
-		return phantom.ClientSecretPost(s.clientID, secret)
-	}
-	return phantom.ClientSecretBasic(s.clientID, secret)
+	return t.Transport.RoundTrip(r)
 }

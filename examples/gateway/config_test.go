@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
@@ -21,7 +22,15 @@ import (
 	"github.com/phantom-token/phantom/phantomtest"
 )
 
-// Every mistake is reported at once, and none of them starts a gateway.
+// notAFlag is about an argument that is not quoted.
+const notAFlag = `
+	argument %d or the one behind it is not a flag of the gateway, or has no value`
+
+// storeSecret is what replicas share.
+const storeSecret = "the-secret-of-the-store-has-more-than-32-bytes"
+
+// Mistakes are reported together, and none of them starts a gateway. Nor do
+// they quote what may be a secret in the wrong place.
 func TestMistakes(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, content string) string {
@@ -32,7 +41,7 @@ func TestMistakes(t *testing.T) {
 		return path
 	}
 	secretFile, emptyFile := file("secret", clientSecret+"\n"), file("empty", "\r\n")
-	secret := secretVariable + "=" + clientSecret
+	secret := "PHANTOM_CLIENT_SECRET" + "=" + clientSecret
 	// With these and a secret there is nothing wrong.
 	good := []string{
 		"-listen=127.0.0.1:0", "-health-listen=127.0.0.1:0", "-upstream=http://127.0.0.1:1",
@@ -48,67 +57,98 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"nothing given", nil, nil, `
 			-upstream (PHANTOM_UPSTREAM): is required
-			-client-id (PHANTOM_CLIENT_ID): is required
-			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): or PHANTOM_CLIENT_SECRET is required
-			-issuer (PHANTOM_ISSUER): is required: the URL that the server's tokens have in iss
-			-audience (PHANTOM_AUDIENCE): is required: what the server's tokens have in aud for this service`},
-		{"everything wrong", []string{
-			"-listen", "8080", "-health-listen=here", "-tls-cert", "cert.pem", "-upstream", "ftp://files", "-upstream-timeout", "-1s",
-			"-shutdown-timeout", "-1m", "-issuer", "http://as.test", "-introspection-endpoint", "/introspect", "-jwks-url", "https://as.test/#x",
-			"-json-member", "active", "-scopes", `read "write`, "-client-auth", "Basic", "-max-ttl", "-5s",
-		}, []string{secret}, `
-			-listen (PHANTOM_LISTEN): "8080" is not an address such as 127.0.0.1:8080 or :8080
-			-health-listen (PHANTOM_HEALTH_LISTEN): "here" is not an address such as 127.0.0.1:8080 or :8080
-			-tls-key (PHANTOM_TLS_KEY): is required with -tls-cert
-			-upstream (PHANTOM_UPSTREAM): "ftp://files" is not an absolute http or https URL
-			-upstream-timeout (PHANTOM_UPSTREAM_TIMEOUT): -1s is negative
-			-shutdown-timeout (PHANTOM_SHUTDOWN_TIMEOUT): -1m0s is negative
-			-scopes (PHANTOM_SCOPES): "\"write" is not a scope
-			-client-auth (PHANTOM_CLIENT_AUTH): "Basic" is not basic, post or none
+			-issuer (PHANTOM_ISSUER): is required
+			-audience (PHANTOM_AUDIENCE): is required
+			-client-id (PHANTOM_CLIENT_ID): is required with -client-auth basic`},
+		{"words", []string{
+			"-upstream", "ftp://files", "-scopes", `read "write`, "-client-auth", "Basic", "-mode=opaque", "-log-level=all",
+			"-log-format=xml", "-public-paths", "/a /b/../c /d%41 e /f/ /g?h", "-issuer=https://as.test", "-audience=a",
+		}, nil, `
+			-client-auth (PHANTOM_CLIENT_AUTH): "Basic" is not basic|post|private_key_jwt|tls|none
+			-mode (PHANTOM_MODE): "opaque" is not jwt|mint|exchange|claims
+			-log-level (PHANTOM_LOG_LEVEL): "all" is not debug|info|warn|error
+			-log-format (PHANTOM_LOG_FORMAT): "xml" is not json|text
+			-upstream (PHANTOM_UPSTREAM): "ftp://files" is not http or https with a host, a port and no more
+			-public-paths (PHANTOM_PUBLIC_PATHS): "/b/../c" is not a path as clients send it
+			-public-paths (PHANTOM_PUBLIC_PATHS): "/d%41" is not a path as clients send it
+			-public-paths (PHANTOM_PUBLIC_PATHS): "e" is not a path as clients send it
+			-public-paths (PHANTOM_PUBLIC_PATHS): "/g?h" is not a path as clients send it
+			-scopes (PHANTOM_SCOPES): "\"write" is not a scope`},
+		{"numbers", with("-max-ttl", "1 minute", "-cache-size=many", "-insecure-http=perhaps"), []string{secret, "PHANTOM_SHUTDOWN_TIMEOUT=soon"}, `
+			-shutdown-timeout (PHANTOM_SHUTDOWN_TIMEOUT): is no value such as 30s
+			-max-ttl (PHANTOM_MAX_TTL): is no value such as 1m0s
+			-cache-size (PHANTOM_CACHE_SIZE): is no value such as 10000
+			-insecure-http (PHANTOM_INSECURE_HTTP): is no value such as false`},
+		{"what phantom refuses", append(with(
+			"-introspection-endpoint", "/introspect", "-jwks-url", "https://as.test/#x", "-json-member", "active", "-max-ttl", "-5s",
+			"-stale-if-error=-1s", "-timeout=0s", "-max-in-flight=0", "-cache-size=-1",
+		), "-issuer", "http://as.test"), []string{secret}, `
 			-issuer (PHANTOM_ISSUER): "http://as.test" is not https
-			-audience (PHANTOM_AUDIENCE): is required: what the server's tokens have in aud for this service
 			-introspection-endpoint (PHANTOM_INTROSPECTION_ENDPOINT): "/introspect" is not an absolute URL
 			-json-member (PHANTOM_JSON_MEMBER): "active" cannot be the JWT's member: take its name from an answer of the server
 			-jwks-url (PHANTOM_JWKS_URL): "https://as.test/" has a fragment
-			-max-ttl (PHANTOM_MAX_TTL): -5s is negative`},
-		{"not what flags are like", with("-max-ttl", "1 minute", "-no-such-flag", "-upstream-timeout"), []string{secret, "PHANTOM_SHUTDOWN_TIMEOUT=soon"}, `
-			PHANTOM_SHUTDOWN_TIMEOUT: invalid value "soon": parse error
-			invalid value "1 minute" for flag -max-ttl: parse error
-			flag provided but not defined: -no-such-flag
-			flag needs an argument: -upstream-timeout`},
-		{"strange arguments", with("one", "---two", "--", "-"), []string{secret}, `
-			argument 7 is not a flag
-			bad flag syntax: ---two
-			argument 10 is not a flag`},
-		{"secret as a flag", with("-client-secret", clientSecret), nil, `
-			flag provided but not defined: -client-secret
-			argument 8 is not a flag
-			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): or PHANTOM_CLIENT_SECRET is required`},
-		{"secret as a flag's value", with("-client-secret=" + clientSecret), nil, `
-			flag provided but not defined: -client-secret
-			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): or PHANTOM_CLIENT_SECRET is required`},
+			-cache-size (PHANTOM_CACHE_SIZE): -1 is negative
+			-max-ttl (PHANTOM_MAX_TTL): -5s is negative
+			-stale-if-error (PHANTOM_STALE_IF_ERROR): -1s is negative
+			-timeout (PHANTOM_TIMEOUT): 0s is not positive
+			-max-in-flight (PHANTOM_MAX_IN_FLIGHT): 0 is not positive`},
+		// Flags are parsed from left to right. What is none may be a secret.
+		{"no flag", with("one"), []string{secret}, fmt.Sprintf(notAFlag, 6)},
+		{"unknown flag", with("-no-such-flag"), []string{secret}, fmt.Sprintf(notAFlag, 7)},
+		{"no value", with("-audience"), []string{secret}, fmt.Sprintf(notAFlag, 7)},
+		{"three hyphens", with("---hunter2"), []string{secret}, fmt.Sprintf(notAFlag, 6)},
+		{"secret as a flag", with("-client-secret", clientSecret), nil, fmt.Sprintf(notAFlag, 7)},
+		{"secret as a flag's value", with("-client-secret=" + clientSecret), nil, fmt.Sprintf(notAFlag, 7)},
+		{"secret that begins like a flag", with("-hunter2"), nil, fmt.Sprintf(notAFlag, 7)},
+		{"secret in place of its file", with("-client-secret-file", "hunter2"), nil, `
+			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): no such file or directory
+			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): no secret there, nor in PHANTOM_CLIENT_SECRET`},
+		{"key in place of its file", with("-client-auth=private_key_jwt", "-key-file=-----BEGIN PRIVATE KEY-----hunter2"), nil, `
+			-key-file (PHANTOM_KEY_FILE): no such file or directory`},
+		{"no key in the file", with("-client-auth=private_key_jwt", "-key-file="+secretFile), nil, `
+			-client-auth (PHANTOM_CLIENT_AUTH): nil key`},
+		{"secret in place of a number", with("-max-in-flight=hunter2"), []string{secret, "PHANTOM_TIMEOUT=hunter2"}, `
+			-timeout (PHANTOM_TIMEOUT): is no value such as 3s
+			-max-in-flight (PHANTOM_MAX_IN_FLIGHT): is no value such as 64`},
 		{"two secrets", with("-client-secret-file", secretFile), []string{secret}, `
 			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): excludes PHANTOM_CLIENT_SECRET`},
-		{"no such file", with("-client-secret-file", "/no/such/file"), nil, `
-			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): open /no/such/file: no such file or directory`},
+		{"no secret", good, nil, `
+			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): no secret there, nor in PHANTOM_CLIENT_SECRET`},
 		{"empty file", with("-client-secret-file", emptyFile), nil, `
-			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): "` + emptyFile + `" is empty`},
-		{"secret for nobody", with("-client-auth", "none"), []string{secret}, `
-			-client-auth (PHANTOM_CLIENT_AUTH): "none" excludes -client-id and a secret`},
+			-client-secret-file (PHANTOM_CLIENT_SECRET_FILE): no secret there, nor in PHANTOM_CLIENT_SECRET`},
+		{"method without a client", with("-client-auth", "none", "-key-id=1"), nil, `
+			-client-id (PHANTOM_CLIENT_ID): is of no use with -client-auth none
+			-key-id (PHANTOM_KEY_ID): is of no use with -client-auth none`},
+		{"methods without their files", with("-client-auth", "tls"), nil, `
+			-key-file (PHANTOM_KEY_FILE): is required with -client-auth tls
+			-cert-file (PHANTOM_CERT_FILE): is required with -client-auth tls`},
 		{"password of the upstream", with("-upstream", "http://user:"+clientSecret+"@api"), []string{secret}, `
 			-upstream (PHANTOM_UPSTREAM): has credentials`},
 		{"password without scheme", with("-upstream", "user:hunter2@api:80"), []string{secret}, `
 			-upstream (PHANTOM_UPSTREAM): has credentials`},
+		{"password of the issuer", with("-issuer", "https://user:hunter2@as.test"), []string{secret}, `
+			-issuer (PHANTOM_ISSUER): "…@as.test" has credentials in the URL`},
 		{"path of the upstream", with("-upstream", "http://api/v1"), []string{secret}, `
-			-upstream (PHANTOM_UPSTREAM): "http://api/v1" has more than scheme, host and port`},
+			-upstream (PHANTOM_UPSTREAM): "http://api/v1" is not http or https with a host, a port and no more`},
 		{"upstream is not a URL", with("-upstream", "http://a b"), []string{secret}, `
-			-upstream (PHANTOM_UPSTREAM): "http://a b" is not a URL`},
+			-upstream (PHANTOM_UPSTREAM): "http://a b" is not http or https with a host, a port and no more`},
 		{"upstream without scheme", with("-upstream", "api:80"), []string{secret}, `
-			-upstream (PHANTOM_UPSTREAM): "api:80" is not an absolute http or https URL`},
-		{"key without certificate", with("-tls-key", "key.pem"), []string{secret}, `
-			-tls-cert (PHANTOM_TLS_CERT): is required with -tls-key`},
+			-upstream (PHANTOM_UPSTREAM): "api:80" is not http or https with a host, a port and no more`},
+		{"key without certificate", with("-tls-key", secretFile), []string{secret}, `
+			-tls-cert (PHANTOM_TLS_CERT): no such file or directory
+			-tls-cert (PHANTOM_TLS_CERT): with -tls-key: tls: failed to find any PEM data in certificate input`},
 		{"no certificate in the file", with("-tls-cert", secretFile, "-tls-key", secretFile), []string{secret}, `
-			-tls-cert (PHANTOM_TLS_CERT): tls: failed to find any PEM data in certificate input`},
+			-tls-cert (PHANTOM_TLS_CERT): with -tls-key: tls: failed to find any PEM data in certificate input`},
+		{"store without its secret", with("-store=valkey:6379"), []string{secret}, `
+			-store-secret-file (PHANTOM_STORE_SECRET_FILE): no secret there, nor in PHANTOM_STORE_SECRET`},
+		{"short secret of the store", with("-store=valkey:6379"), []string{secret, "PHANTOM_STORE_SECRET=hunter2"}, `
+			-store-secret-file (PHANTOM_STORE_SECRET_FILE): a secret of 7 bytes; it must have at least 32`},
+		{"store is not an address", with("-store=http://u:hunter2@valkey"), []string{secret, "PHANTOM_STORE_SECRET=" + storeSecret}, `
+			-store (PHANTOM_STORE): is not host:port, or a URL such as rediss://host:port`},
+		{"password of the store", with("-store=redis://u:hunter2@valkey:6379"), []string{secret, "PHANTOM_STORE_SECRET=" + storeSecret}, `
+			-store (PHANTOM_STORE): has a password: set PHANTOM_STORE instead`},
+		{"origin of proofs", with("-dpop-origin=http://api.test"), []string{secret}, `
+			-dpop-origin (PHANTOM_DPOP_ORIGIN): the origin "http://api.test" is not https`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			g := launch(t, test.args, test.env)
@@ -135,9 +175,19 @@ func TestHelp(t *testing.T) {
 		if code := g.wait(t); code != 0 || g.stderr.String() != "" {
 			t.Errorf("%q: exit status %d\n%s", args, code, &g.stderr)
 		}
-		for _, flag := range []string{"-upstream URL\n", "-client-secret-file file\n", secretVariable, "-max-ttl time\n", "default 1m0s"} {
-			if !strings.Contains(g.stdout.String(), flag) {
-				t.Errorf("%q: no %q in\n%s", args, flag, &g.stdout)
+		for _, line := range []string{
+			"  -upstream URL                   its scheme, host and port; required\n", "PHANTOM_CLIENT_SECRET", " (1m0s)\n", "\nTokens:\n",
+		} {
+			if !strings.Contains(g.stdout.String(), line) {
+				t.Errorf("%q: no %q in\n%s", args, line, &g.stdout)
+			}
+		}
+		if lines := strings.Count(g.stdout.String(), "\n"); lines > 66 {
+			t.Errorf("%d lines are more than a page", lines)
+		}
+		for line := range strings.Lines(g.stdout.String()) {
+			if len(line) > 110 {
+				t.Errorf("a long line: %s", line)
 			}
 		}
 	}
@@ -150,7 +200,7 @@ func TestCannotListen(t *testing.T) {
 		g := launch(t, []string{
 			"-listen", "127.0.0.1:0", "-health-listen", "127.0.0.1:0", "-upstream", s.upstream.URL,
 			"-issuer", s.issuer, "-audience", audience, "-client-id", clientID, flag, taken,
-		}, []string{secretVariable + "=" + clientSecret})
+		}, []string{"PHANTOM_CLIENT_SECRET" + "=" + clientSecret})
 		if code := g.wait(t); code != 1 {
 			t.Errorf("%s: exit status %d", flag, code)
 		}
@@ -168,7 +218,7 @@ func TestSettings(t *testing.T) {
 			"PHANTOM_LISTEN=127.0.0.1:0", "PHANTOM_HEALTH_LISTEN=127.0.0.1:0", "PHANTOM_UPSTREAM=" + s.upstream.URL + "/",
 			"PHANTOM_ISSUER=" + s.issuer, "PHANTOM_AUDIENCE=other " + audience, "PHANTOM_CLIENT_ID=" + clientID,
 			"PHANTOM_SCOPES=read", "PHANTOM_CLIENT_AUTH=post", "PHANTOM_MAX_TTL=30s", "PHANTOM_JSON_MEMBER=",
-			secretVariable + "=" + clientSecret,
+			"PHANTOM_CLIENT_SECRET" + "=" + clientSecret,
 		})
 		g.get(t, "/", s.issue(nil)).served(t)
 	})
@@ -180,7 +230,7 @@ func TestSettings(t *testing.T) {
 			"-audience", audience, "-client-id", clientID,
 		}, []string{
 			"PHANTOM_UPSTREAM=http://127.0.0.1:1", "PHANTOM_ISSUER=https://other.test", "PHANTOM_AUDIENCE=other",
-			"PHANTOM_CLIENT_ID=other", secretVariable + "=" + clientSecret,
+			"PHANTOM_CLIENT_ID=other", "PHANTOM_CLIENT_SECRET" + "=" + clientSecret,
 		})
 		g.get(t, "/", s.issue(nil)).served(t)
 	})
@@ -285,7 +335,7 @@ func TestSettings(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	cert, key, roots := certificate(t)
+	cert, key, roots := makeCertificate(t)
 	s := newSite(t)
 	g := s.start(t, map[string]string{"tls-cert": cert, "tls-key": key})
 	token := s.issue(nil)
@@ -353,9 +403,9 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// certificate makes a certificate for the loopback interface and returns the
+// makeCertificate makes a certificate for the loopback interface and returns the
 // names of its files.
-func certificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
+func makeCertificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -219,6 +219,7 @@ func checkJWT(t *testing.T, r *http.Request) {
 type gateway struct {
 	cmd            *exec.Cmd
 	url, health    string // without a slash at the end
+	forget         string
 	stdout, stderr lockedBuffer
 	exited         chan struct{}
 }
@@ -227,7 +228,7 @@ type gateway struct {
 // sets to "".
 func (s *site) settings(changes map[string]string) map[string]string {
 	all := map[string]string{
-		"listen": "127.0.0.1:0", "health-listen": "127.0.0.1:0", "upstream": s.upstream.URL,
+		"listen": "127.0.0.1:0", "health-listen": "127.0.0.1:0", "forget-listen": "127.0.0.1:0", "drain": "0s", "upstream": s.upstream.URL,
 		"issuer": s.issuer, "audience": audience, "client-id": clientID,
 	}
 	maps.Copy(all, changes)
@@ -246,8 +247,8 @@ func (s *site) start(t *testing.T, changes map[string]string) *gateway {
 		}
 	}
 	var env []string
-	if all["client-secret-file"] == "" && all["client-auth"] != "none" {
-		env = append(env, secretVariable+"="+clientSecret)
+	if method := all["client-auth"]; all["client-secret-file"] == "" && (method == "" || method == "basic" || method == "post") {
+		env = append(env, "PHANTOM_CLIENT_SECRET"+"="+clientSecret)
 	}
 	return s.startWith(t, args, env)
 }
@@ -273,8 +274,8 @@ func (s *site) startWith(t *testing.T, args, env []string) *gateway {
 	if line["tls"] == true {
 		scheme = "https://"
 	}
-	g.url = scheme + line["address"].(string)
-	g.health = "http://" + line["health"].(string)
+	g.url = scheme + line["listen"].(string)
+	g.health, g.forget = "http://"+line["health-listen"].(string), "http://"+line["forget-listen"].(string)
 	return g
 }
 
@@ -282,7 +283,9 @@ func (s *site) startWith(t *testing.T, args, env []string) *gateway {
 func launch(t *testing.T, args, env []string) *gateway {
 	t.Helper()
 	g := &gateway{cmd: exec.Command(binary, args...), exited: make(chan struct{})}
-	g.cmd.Env = append([]string{"GORACE=atexit_sleep_ms=0"}, env...) // and nothing of the test's
+	g.cmd.Env = append([]string{
+		"GORACE=atexit_sleep_ms=0", "PHANTOM_HEALTH_LISTEN=127.0.0.1:0", "PHANTOM_FORGET_LISTEN=127.0.0.1:0", "PHANTOM_DRAIN=0s",
+	}, env...) // and nothing of the test's
 	g.cmd.Stdout, g.cmd.Stderr = &g.stdout, &g.stderr
 	if err := g.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -2,7 +2,11 @@ module github.com/phantom-token/phantom/examples/gateway
 
 go 1.25.0
 
-require github.com/phantom-token/phantom v0.2.0
+require (
+	github.com/phantom-token/phantom v0.2.0
+	github.com/phantom-token/phantom/valkeystore v0.2.0
+	github.com/valkey-io/valkey-go v1.0.79
+)
 
 require (
 	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1 // indirect
@@ -17,5 +21,5 @@ require (
 	github.com/segmentio/asm v1.2.1 // indirect
 	golang.org/x/crypto v0.53.0 // indirect
 	golang.org/x/sync v0.22.0 // indirect
-	golang.org/x/sys v0.46.0 // indirect
+	golang.org/x/sys v0.47.0 // indirect
 )

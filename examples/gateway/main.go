@@ -7,40 +7,18 @@
 //	    -audience https://api.example.com \
 //	    -client-id gateway_client
 //
-// Every flag can be given in the environment too: -client-id is
-// PHANTOM_CLIENT_ID. A flag wins, and an empty variable counts as none. The
-// secret comes from a file or from PHANTOM_CLIENT_SECRET, never from a flag,
-// which everyone on the machine could read. -help shows all of them.
-//
-// To try it, run "go run ./examples/quickstart -serve": it prints the URLs of
-// an issuer and of an API to put behind the gateway. The audience there is
-// https://api.example.com, the client gateway and its secret gateway-secret.
-//
-// Where the JWT comes from is -mode: the introspection endpoint (jwt), a key of
-// the gateway's own (mint), or the token endpoint (exchange). With claims the
-// service gets no credentials at all. docs/servers.md says which server needs
-// which.
-//
-// What to look at: config.go and mode.go turn flags into options of phantom;
-// proxy.go stands between a client and the upstream, and keeps the upstream
-// from believing what a client made up; observe.go has the access log and the
-// health endpoint; this file serves and stops.
-//
-// What it leaves to you: the way to the upstream carries JWTs and needs TLS or
-// a private network; behind a load balancer the address in the log and in
-// X-Forwarded-For is the balancer's; a renewed certificate or a new key needs a
-// restart, and a restart cuts off websockets; nothing limits the size of bodies
-// or the number of requests.
+// -h shows all flags, docs/gateway.md how to run it. In flags.go are the flags;
+// config.go turns them into options of phantom; proxy.go stands between a client
+// and the upstream; operate.go has what operators look at; this file serves.
 package main
 
 import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -50,91 +28,83 @@ import (
 	"time"
 )
 
+// main exits with status 2 for mistakes in the configuration, and 1 if serving
+// fails.
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
-}
-
-// run is the whole program. It returns the exit status: 2 for mistakes in the
-// configuration, 1 if serving fails.
-func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	logger := slog.New(slog.NewJSONHandler(stdout, nil))
-	c, mistakes := configure(args, getenv, logger)
-	if slices.Contains(mistakes, flag.ErrHelp) {
-		_, _ = fmt.Fprint(stdout, usage())
-		return 0
+	c := configure(os.Args[1:])
+	for _, err := range c.mistakes {
+		fmt.Fprintln(os.Stderr, "gateway:", err)
 	}
-	for _, err := range mistakes {
-		_, _ = fmt.Fprintln(stderr, "gateway:", err)
+	if len(c.mistakes) > 0 {
+		os.Exit(2)
 	}
-	if len(mistakes) > 0 {
-		return 2
+	if err := serve(ctx, c); err != nil {
+		c.logger.Error("cannot serve", "error", err)
+		os.Exit(1)
 	}
-	if err := serve(ctx, c, logger); err != nil {
-		logger.Error("cannot serve", "error", err)
-		return 1
-	}
-	return 0
 }
 
 // serve serves until ctx is done, and then until the requests that are under
 // way are answered.
-func serve(ctx context.Context, c *config, logger *slog.Logger) error {
-	var listen net.ListenConfig
-	proxyListener, err := listen.Listen(ctx, "tcp", c.listen)
-	if err != nil {
-		return err
-	}
-	healthListener, err := listen.Listen(ctx, "tcp", c.healthListen)
-	if err != nil {
-		return errors.Join(err, proxyListener.Close())
-	}
-
-	state := &health{auth: c.auth, logger: logger}
-	proxy := newServer(accessLog(logger, newGateway(c, logger)), logger)
-	probes := newServer(state.handler(), logger)
-	failed := make(chan error, 2)
-	go func() {
-		if c.certificate == nil {
-			failed <- proxy.Serve(proxyListener)
-			return
+func serve(ctx context.Context, c *config) error {
+	state := &state{logger: c.logger}
+	proxy := newServer(state.observe(newGateway(c)), c.logger)
+	attrs, failed := []any{"upstream", c.upstream.String(), "tls", c.tls != nil}, make(chan error)
+	for name, server := range map[string]*http.Server{
+		"listen":        proxy,
+		"health-listen": newServer(state.probes(), c.logger),
+		"forget-listen": newServer(forgetting(c.auth), c.logger),
+	} {
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.text(name))
+		if err != nil {
+			return err
 		}
-		proxy.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*c.certificate}}
-		failed <- proxy.ServeTLS(proxyListener, "", "")
-	}()
-	go func() { failed <- probes.Serve(healthListener) }()
-	logger.Info("serving",
-		"address", proxyListener.Addr().String(), "tls", c.certificate != nil,
-		"health", healthListener.Addr().String(), "upstream", c.upstream.String())
-	go state.isReady(ctx) // shows at once in the log what is wrong
+		attrs = append(attrs, name, listener.Addr().String())
+		if server == proxy && c.tls != nil {
+			listener = tls.NewListener(listener, &tls.Config{
+				MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.tls.get() },
+			})
+		}
+		go func() {
+			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				failed <- err
+			}
+		}()
+	}
+	c.logger.Info("serving", attrs...)
+	for _, path := range slices.Sorted(maps.Keys(c.public)) {
+		c.logger.Info("needs no token", "path", path)
+	}
+	go state.warm(ctx, c.auth)
 
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
-	logger.Info("stopping")
+	c.logger.Info("stopping")
 	state.stopping.Store(true)
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.shutdownTimeout)
+	time.Sleep(get[time.Duration](c, "drain")) // until no more requests are sent here
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), get[time.Duration](c, "shutdown-timeout"))
 	defer cancel()
 	if err := proxy.Shutdown(grace); err != nil {
-		logger.Warn("requests are cut off", "error", err)
-		_ = proxy.Close()
+		c.logger.Warn("requests are cut off", "error", err)
 	}
-	return probes.Close()
+	return nil
 }
 
 // newServer returns a server that limits the time for a header and for an idle
 // connection, but not the time to read and write a body.
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10, // a token may have 16 KiB
-		// OPTIONS * is a request like any other.
-		DisableGeneralOptionsHandler: true,
+		Handler:                      h,
+		ReadHeaderTimeout:            10 * time.Second,
+		IdleTimeout:                  2 * time.Minute,
+		MaxHeaderBytes:               64 << 10, // a token may have 16 KiB
+		DisableGeneralOptionsHandler: true,     // OPTIONS * is a request like any other
 		ErrorLog:                     slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 }

