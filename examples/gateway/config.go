@@ -80,7 +80,7 @@ func (c *config) service() {
 	}
 	for _, path := range c.words("public-paths") {
 		// No two ways to write it, and none that an upstream would clean.
-		if u, err := url.Parse(path); err != nil || path[0] != '/' || u.EscapedPath() != path || u.JoinPath().Path != path {
+		if u, err := url.Parse(path); err != nil || path[0] != '/' || u.RawPath != "" || u.JoinPath().EscapedPath() != path {
 			c.fail("public-paths", "%q is not a path as clients send it", path)
 		}
 	}

@@ -68,8 +68,12 @@ func TestForward(t *testing.T) {
 			"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
 			"X-Forwarded-Prefix", "X-Forwarded-User", "X_Forwarded_For", "X.Forwarded.Host", "X-Forwarded_Proto",
 			"x~forwarded~for", "X-Real-IP", "X_Real_IP", "Proxy-Authorization", "Proxy_Authorization", "DPoP",
+			"True-Client-IP", "Client-Cert", "Client-Cert-Chain", "Client_Cert", "X-Client-IP", "X-Forwarded", "X-Original-URL",
+			"X-Rewrite-URL", "X_Original_URL", "Proxy", "Remote-User", "X-Remote-User", "X-Remote-Extra-Scopes", "X-Auth-Request-Email",
+			"X-WebAuth-User", "X-Goog-Authenticated-User-Email", "X-Amzn-Oidc-Data", "Cf-Access-Jwt-Assertion", "X-Envoy-Original-Path",
+			"X-MS-CLIENT-PRINCIPAL", "X-SSL-Client-Verify", "SSL_CLIENT_S_DN", "X-Pomerium-" + strings.Repeat("Very-Long-", 20),
 		}
-		fields := []string{"X-Request-Id", "kept", "X-Forwarder", "kept"}
+		fields := []string{"X-Request-Id", "kept", "X-Forwarder", "kept", "X-Remoteness", "kept", "Proxying", "kept"}
 		for _, name := range forged {
 			fields = append(fields, name, "evil")
 		}
@@ -81,7 +85,7 @@ func TestForward(t *testing.T) {
 				t.Errorf("%s: %q", name, values)
 			}
 		}
-		if r.Header.Get("X-Request-Id") != "kept" || r.Header.Get("X-Forwarder") != "kept" {
+		if r.Header.Get("X-Request-Id")+r.Header.Get("X-Forwarder")+r.Header.Get("X-Remoteness")+r.Header.Get("Proxying") != "keptkeptkeptkept" {
 			t.Errorf("header %v", r.Header)
 		}
 	})
@@ -485,39 +489,46 @@ func TestStreaming(t *testing.T) {
 // A stream and a websocket end when the token expires. (Z4)
 func TestStreamsEndWithTheToken(t *testing.T) {
 	s := newSite(t)
-	ended := make(chan struct{}, 1)
+	ended := make(chan struct{}, 2)
 	s.upstream.does(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		_, _ = io.WriteString(w, "data: 0\n")
-		_ = http.NewResponseController(w).Flush()
-		<-r.Context().Done()
-		ended <- struct{}{}
+		defer func() { ended <- struct{}{} }()
+		if r.Header.Get("Upgrade") == "" {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, "data: 0\n")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			return
+		}
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.Copy(conn, buffered)
 	})
 	g := s.start(t, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, g.url+"/events", nil)
 	exp := time.Now().Add(3 * time.Second)
-	req.Header.Set("Authorization", "Bearer "+s.issue(map[string]any{"exp": exp.Unix()}))
-	resp, err := client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		t.Fatal(resp.StatusCode)
-	}
-	_, err = io.ReadAll(resp.Body)
-	if err == nil || ctx.Err() != nil {
-		t.Errorf("the stream ended with %v, %v", err, ctx.Err())
-	}
-	if left := time.Until(exp); left > time.Second+100*time.Millisecond {
-		t.Errorf("ended %v before the expiry", left)
-	}
-	select {
-	case <-ended:
-	case <-ctx.Done():
-		t.Error("the upstream's request goes on")
+	token := s.issue(map[string]any{"exp": exp.Unix()})
+	for name, upgrade := range map[string]string{"stream": "", "websocket": "Connection: Upgrade\r\nUpgrade: websocket\r\n"} {
+		conn := g.dial(t)
+		_, _ = io.WriteString(conn, "GET /"+name+" HTTP/1.1\r\nHost: a\r\n"+upgrade+"Authorization: Bearer "+token+"\r\n\r\n")
+		in := bufio.NewReader(conn)
+		if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode > 200 && upgrade == "" {
+			t.Fatalf("%s: %v, %v", name, resp, err)
+		}
+		defer func() {
+			_, err := io.Copy(io.Discard, in)
+			if left := time.Until(exp); err != nil || left > time.Second+100*time.Millisecond || left < -patience/2 {
+				t.Errorf("%s: error %v, %v before the expiry", name, err, left)
+			}
+			select {
+			case <-ended:
+			case <-time.After(patience):
+				t.Errorf("%s: the upstream's request goes on", name)
+			}
+		}()
 	}
 }
 
@@ -882,6 +893,7 @@ func TestTargets(t *testing.T) {
 	token := s.issue(nil)
 	for _, target := range []string{
 		"/", "//admin", "/a%2Fb", "/a//b", "/..%2fx", "/%E2%82%AC", "/a;b=c", "/?q=" + url.QueryEscape("a&b=c"), "/?", "/a+b?c+d",
+		"/search?q=a;b&c=d", "/?a=%zz&b=%", "/?;", "/?a=1&a=2&&=&b", "/x?y?z=[]{}|^`",
 	} {
 		t.Run(target, func(t *testing.T) {
 			g.raw(t, "GET "+target+" HTTP/1.1\nHost: a\nConnection: close\nAuthorization: Bearer "+token+"\n\n").served(t)
