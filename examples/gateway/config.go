@@ -216,10 +216,9 @@ func (c *config) credentials() []phantom.Option {
 		key := append(c.keys("key-file"), nil)[0]
 		auth = phantom.PrivateKeyJWT(id, c.text("key-id"), algorithm(key), key)
 	case "tls":
-		own := c.certificate("cert-file", "key-file")
-		t := &transport{Transport: phantom.NewTransport(), file: own.cert}
+		t := &transport{Transport: phantom.NewTransport(), certificate: c.certificate("cert-file", "key-file")}
 		t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return own.get()
+			return t.get()
 		}
 		return []phantom.Option{
 			phantom.WithClientAuth(phantom.TLSClientAuth(id)), phantom.WithHTTPClient(&http.Client{Transport: t}),
@@ -302,18 +301,22 @@ func (c *certificate) get() (*tls.Certificate, error) {
 	return c.current.Load(), nil
 }
 
-// A transport uses no connection from before its file changed.
+// A transport leaves its idle connections when one of the files has changed.
 type transport struct {
 	*http.Transport
-	file    string
+	*certificate
 	changed atomic.Int64
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if info, err := os.Stat(t.file); err == nil {
-		if now := info.ModTime().UnixNano(); t.changed.Swap(now) != now {
-			t.CloseIdleConnections()
+	var now int64
+	for _, file := range []string{t.cert, t.key} {
+		if info, err := os.Stat(file); err == nil {
+			now += info.ModTime().UnixNano()
 		}
+	}
+	if t.changed.Swap(now) != now {
+		t.CloseIdleConnections()
 	}
 	return t.Transport.RoundTrip(r)
 }

@@ -83,15 +83,15 @@ func TestMistakes(t *testing.T) {
 			"-introspection-endpoint", "/introspect", "-jwks-url", "https://as.test/#x", "-json-member", "active", "-max-ttl", "-5s",
 			"-stale-if-error=-1s", "-timeout=0s", "-max-in-flight=0", "-cache-size=-1",
 		), "-issuer", "http://as.test"), []string{secret}, `
-			-issuer (PHANTOM_ISSUER): "http://as.test" is not https
-			-introspection-endpoint (PHANTOM_INTROSPECTION_ENDPOINT): "/introspect" is not an absolute URL
-			-json-member (PHANTOM_JSON_MEMBER): "active" cannot be the JWT's member: take its name from an answer of the server
-			-jwks-url (PHANTOM_JWKS_URL): "https://as.test/" has a fragment
-			-cache-size (PHANTOM_CACHE_SIZE): -1 is negative
-			-max-ttl (PHANTOM_MAX_TTL): -5s is negative
+			-issuer (PHANTOM_ISSUER): "http://as.test" is not https…
+			-introspection-endpoint (PHANTOM_INTROSPECTION_ENDPOINT): "/introspect" is not an absolute URL…
+			-json-member (PHANTOM_JSON_MEMBER): "active" cannot be the JWT's member…
+			-jwks-url (PHANTOM_JWKS_URL): "https://as.test/" has a fragment…
+			-cache-size (PHANTOM_CACHE_SIZE): -1 is negative…
+			-max-ttl (PHANTOM_MAX_TTL): -5s is negative…
 			-stale-if-error (PHANTOM_STALE_IF_ERROR): -1s is negative
-			-timeout (PHANTOM_TIMEOUT): 0s is not positive
-			-max-in-flight (PHANTOM_MAX_IN_FLIGHT): 0 is not positive`},
+			-timeout (PHANTOM_TIMEOUT): 0s is not positive…
+			-max-in-flight (PHANTOM_MAX_IN_FLIGHT): 0 is not positive…`},
 		// Flags are parsed from left to right. What is none may be a secret.
 		{"no flag", with("one"), []string{secret}, fmt.Sprintf(notAFlag, 6)},
 		{"unknown flag", with("-no-such-flag"), []string{secret}, fmt.Sprintf(notAFlag, 7)},
@@ -106,7 +106,7 @@ func TestMistakes(t *testing.T) {
 		{"key in place of its file", with("-client-auth=private_key_jwt", "-key-file=-----BEGIN PRIVATE KEY-----hunter2"), nil, `
 			-key-file (PHANTOM_KEY_FILE): no such file or directory`},
 		{"no key in the file", with("-client-auth=private_key_jwt", "-key-file="+secretFile), nil, `
-			-client-auth (PHANTOM_CLIENT_AUTH): nil key`},
+			-client-auth (PHANTOM_CLIENT_AUTH): nil key…`},
 		{"secret in place of a number", with("-max-in-flight=hunter2"), []string{secret, "PHANTOM_TIMEOUT=hunter2"}, `
 			-timeout (PHANTOM_TIMEOUT): is no value such as 3s
 			-max-in-flight (PHANTOM_MAX_IN_FLIGHT): is no value such as 64`},
@@ -142,7 +142,7 @@ func TestMistakes(t *testing.T) {
 		{"store without its secret", with("-store=valkey:6379"), []string{secret}, `
 			-store-secret-file (PHANTOM_STORE_SECRET_FILE): no secret there, nor in PHANTOM_STORE_SECRET`},
 		{"short secret of the store", with("-store=valkey:6379"), []string{secret, "PHANTOM_STORE_SECRET=hunter2"}, `
-			-store-secret-file (PHANTOM_STORE_SECRET_FILE): a secret of 7 bytes; it must have at least 32`},
+			-store-secret-file (PHANTOM_STORE_SECRET_FILE): a secret of 7 bytes; it must have at least 32…`},
 		{"store is not an address", with("-store=http://u:hunter2@valkey"), []string{secret, "PHANTOM_STORE_SECRET=" + storeSecret}, `
 			-store (PHANTOM_STORE): is not host:port, or a URL such as rediss://host:port`},
 		{"password of the store", with("-store=redis://u:hunter2@valkey:6379"), []string{secret, "PHANTOM_STORE_SECRET=" + storeSecret}, `
@@ -155,13 +155,7 @@ func TestMistakes(t *testing.T) {
 			if code := g.wait(t); code != 2 {
 				t.Errorf("exit status %d", code)
 			}
-			var want string
-			for line := range strings.Lines(strings.TrimPrefix(test.want, "\n")) {
-				want += "gateway: " + strings.TrimSpace(line) + "\n"
-			}
-			if got := g.stderr.String(); got != want {
-				t.Errorf("stderr\n%s, want\n%s", got, want)
-			}
+			g.complains(t, test.want)
 			if output := g.stdout.String() + g.stderr.String(); strings.Contains(output, clientSecret) || strings.Contains(output, "hunter2") {
 				t.Errorf("the secret is in\n%s", output)
 			}

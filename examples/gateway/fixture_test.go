@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net"
 	"net/http"
@@ -77,19 +79,29 @@ type site struct {
 
 func newSite(t *testing.T, opts ...phantomtest.Option) *site {
 	t.Helper()
+	return newSiteOver(t, nil, opts...)
+}
+
+// newSiteOver has an authorization server that speaks TLS, unless config is nil.
+func newSiteOver(t *testing.T, config *tls.Config, opts ...phantomtest.Option) *site {
+	t.Helper()
 	s := &site{secrets: map[string]bool{}}
 	s.secret(clientSecret)
 	s.secret(base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(clientID) + ":" + url.QueryEscape(clientSecret))))
 
 	server := httptest.NewUnstartedServer(nil)
 	t.Cleanup(server.Close)
-	s.issuer = "http://" + server.Listener.Addr().String()
+	server.TLS, s.issuer = config, "http://"+server.Listener.Addr().String()
+	start := server.Start
+	if config != nil {
+		s.issuer, start = strings.Replace(s.issuer, "http", "https", 1), server.StartTLS
+	}
 	s.as = phantomtest.New(append([]phantomtest.Option{
 		phantomtest.WithIssuer(s.issuer), phantomtest.WithAudience(audience), phantomtest.WithClient(clientID, clientSecret),
 	}, opts...)...)
 	s.asServer.be(s.as.ServeHTTP)
-	server.Config.Handler = &s.asServer
-	server.Start()
+	server.Config.Handler, server.Config.ErrorLog = &s.asServer, log.New(io.Discard, "", 0)
+	start()
 	s.upstream = newUpstream(t, s)
 	return s
 }
@@ -239,23 +251,33 @@ func (s *site) settings(changes map[string]string) map[string]string {
 // until it serves, and stops it when the test is over.
 func (s *site) start(t *testing.T, changes map[string]string) *gateway {
 	t.Helper()
-	var args []string
+	all := s.settings(changes)
+	var env []string
+	if method := all["client-auth"]; all["client-secret-file"] == "" && (method == "" || method == "basic" || method == "post") {
+		env = append(env, "PHANTOM_CLIENT_SECRET"+"="+clientSecret)
+	}
+	return s.startWith(t, s.args(changes), env)
+}
+
+// args are the flags of the usual settings with the given changes.
+func (s *site) args(changes map[string]string) (args []string) {
 	all := s.settings(changes)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if all[name] != "" {
 			args = append(args, "-"+name, all[name])
 		}
 	}
-	var env []string
-	if method := all["client-auth"]; all["client-secret-file"] == "" && (method == "" || method == "basic" || method == "post") {
-		env = append(env, "PHANTOM_CLIENT_SECRET"+"="+clientSecret)
-	}
-	return s.startWith(t, args, env)
+	return args
 }
 
 func (s *site) startWith(t *testing.T, args, env []string) *gateway {
 	t.Helper()
-	g := launch(t, args, env)
+	return s.await(t, launch(t, args, env))
+}
+
+// await waits until a gateway serves.
+func (s *site) await(t *testing.T, g *gateway) *gateway {
+	t.Helper()
 	t.Cleanup(func() {
 		select {
 		case <-g.exited:
@@ -282,7 +304,12 @@ func (s *site) startWith(t *testing.T, args, env []string) *gateway {
 // launch runs the program and does not wait for anything.
 func launch(t *testing.T, args, env []string) *gateway {
 	t.Helper()
-	g := &gateway{cmd: exec.Command(binary, args...), exited: make(chan struct{})}
+	return launchCommand(t, exec.Command(binary, args...), env)
+}
+
+func launchCommand(t *testing.T, cmd *exec.Cmd, env []string) *gateway {
+	t.Helper()
+	g := &gateway{cmd: cmd, exited: make(chan struct{})}
 	g.cmd.Env = append([]string{
 		"GORACE=atexit_sleep_ms=0", "PHANTOM_HEALTH_LISTEN=127.0.0.1:0", "PHANTOM_FORGET_LISTEN=127.0.0.1:0", "PHANTOM_DRAIN=0s",
 	}, env...) // and nothing of the test's
@@ -363,6 +390,22 @@ func (g *gateway) wait(t *testing.T) int {
 		t.Fatalf("the process does not end\n%s%s", &g.stdout, &g.stderr)
 	}
 	return g.cmd.ProcessState.ExitCode()
+}
+
+// complains checks what is on stderr, without "gateway: " in front of each line.
+// A line that ends in … goes on in the library's words.
+func (g *gateway) complains(t *testing.T, want string) {
+	t.Helper()
+	got := strings.Split(strings.TrimSpace(g.stderr.String()), "\n")
+	lines := strings.Split(strings.TrimSpace(want), "\n")
+	ok := len(got) == len(lines)
+	for i := 0; ok && i < len(got); i++ {
+		start, isOpen := strings.CutSuffix("gateway: "+strings.TrimSpace(lines[i]), "…")
+		ok = got[i] == start || isOpen && strings.HasPrefix(got[i], start)
+	}
+	if !ok {
+		t.Errorf("stderr\n%s\nwant\n%s", &g.stderr, want)
+	}
 }
 
 // An answer is a response with its body.

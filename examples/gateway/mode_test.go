@@ -201,13 +201,7 @@ func TestModeMistakes(t *testing.T) {
 			if code := g.wait(t); code != 2 {
 				t.Errorf("exit status %d", code)
 			}
-			var want string
-			for line := range strings.Lines(strings.TrimPrefix(tc.want, "\n")) {
-				want += "gateway: " + strings.TrimSpace(line) + "\n"
-			}
-			if got := g.stderr.String(); got != want {
-				t.Errorf("stderr\n%s, want\n%s", got, want)
-			}
+			g.complains(t, tc.want)
 			if strings.Contains(g.stderr.String(), "hunter2") {
 				t.Error("a secret is in the output")
 			}
