@@ -540,3 +540,15 @@ func (l *lockedBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// subjectOf reads the sub of a JWT.
+func subjectOf(jwt string) string {
+	parts := strings.Split(jwt, ".")
+	if len(parts) != 3 {
+		return ""
+	}
+	payload, _ := base64.RawURLEncoding.DecodeString(parts[1])
+	var claims struct{ Sub string }
+	_ = json.Unmarshal(payload, &claims)
+	return claims.Sub
+}
