@@ -143,10 +143,11 @@ func (m *Middleware) protect(next http.Handler, identify identifier, route route
 		panic("phantom: nil next handler")
 	}
 	rejecter := m.rejecter.forScopes(route.scopes)
+	requirements := slices.Concat(m.requirements, route.requirements)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		way := handoff.New(r)
 		defer way.End()
-		admitted, tok, outcome, err := m.admit(r, identify, route.requirements)
+		admitted, tok, outcome, err := m.admit(r, identify, requirements)
 		if m.hooks.decided != nil {
 			err = m.hooks.decide(r.Context(), tok, outcome, err)
 		}
@@ -189,23 +190,29 @@ func (m *Middleware) forward(r *http.Request, tok *Token, found httpauth.Fields)
 }
 
 // permits checks the requirements of the member that verified the token, if
-// that is another Middleware, then those of m and those of the route.
-func (m *Middleware) permits(tok *Token, route []Requirement) error {
-	sets := [3][]Requirement{nil, m.requirements, route}
+// that is another Middleware, then own: those of m and of the route.
+func (m *Middleware) permits(tok *Token, own []Requirement) error {
+	var before []Requirement
 	if tok.owner != m {
-		sets[0] = tok.owner.requirements // of the member of a dispatcher
+		before = tok.owner.requirements // of the member of a dispatcher
 	}
-	met := 0
-	for _, set := range sets {
-		for _, requirement := range set {
-			if err := requirement(tok); err != nil {
-				all := slices.Concat(sets[:]...)
-				return m.blame(tok.owner, refusal(tok, err, all[:met], all[met+1:]))
-			}
-			met++
+	for i, requirement := range before {
+		if err := requirement(tok); err != nil {
+			return m.insufficient(tok, err, i, before, own)
+		}
+	}
+	for i, requirement := range own {
+		if err := requirement(tok); err != nil {
+			return m.insufficient(tok, err, len(before)+i, before, own)
 		}
 	}
 	return nil
+}
+
+// insufficient is the rejection by the i-th requirement of all in the sets.
+func (m *Middleware) insufficient(tok *Token, err error, i int, sets ...[]Requirement) error {
+	all := slices.Concat(sets...)
+	return m.blame(tok.owner, refusal(tok, err, all[:i], all[i+1:]))
 }
 
 // required returns the request's token. A token that an outer handler of this
@@ -317,7 +324,7 @@ func (m *Middleware) decide(identify func() (*Token, Outcome, error)) (tok *Toke
 	decided := false
 	defer failure.Recover(&decided, &err)
 	if tok, _, err = identify(); err == nil {
-		err = m.permits(tok, nil)
+		err = m.permits(tok, m.requirements)
 	}
 	decided = true
 	return tok, err
