@@ -41,7 +41,9 @@ func openPage(t *testing.T, server string) (url string, p *page) {
 // them.
 func ask(t *testing.T, method, url string, header ...string) (*http.Response, string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +169,7 @@ func TestPageHasOneName(t *testing.T) {
 	url, p := openPage(t, "jwt")
 	port := p.host[strings.LastIndex(p.host, ":"):]
 	for _, host := range []string{"evil.example", "evil.example" + port, "localhost" + port, "127.0.0.1", p.host + "."} {
-		for method, path := range map[string]string{"GET": "/", "HEAD": "/events", "POST": "/do/token"} {
+		for method, path := range map[string]string{"GET": "/", "HEAD": "/script.js", "POST": "/do/token"} {
 			if resp, body := ask(t, method, url+path, "Host", host); resp.StatusCode != http.StatusMisdirectedRequest {
 				t.Errorf("%s %s of %s: %s, %s", method, path, host, resp.Status, body)
 			}
@@ -461,7 +463,7 @@ func TestServeEndsWithAnOpenPage(t *testing.T) {
 	select {
 	case err := <-done:
 		if err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("still serving after the end of the context")
