@@ -1,6 +1,7 @@
 package phantom
 
 import (
+	"encoding/binary"
 	"errors"
 
 	"github.com/phantom-token/phantom/internal/clock"
@@ -94,12 +95,16 @@ func (m *memory) forgetClaims(before clock.Instant, claims ...fleet.Claim) {
 	m.removeClaims(claims)
 }
 
+// removeClaims looks at all tokens. It parses none but those whose tag fits.
 func (m *memory) removeClaims(claims []fleet.Claim) {
-	wanted := map[fleet.Claim]bool{}
+	wanted, tags := map[fleet.Claim]bool{}, map[claimTag]bool{}
 	for _, claim := range claims {
-		wanted[claim] = true
+		wanted[claim], tags[tagOf(claim)] = true, true
 	}
 	m.tokens.RemoveIf(func(t *Token) bool {
+		if !tags[t.claimTags[0]] && !tags[t.claimTags[1]] {
+			return false
+		}
 		for _, claim := range m.claimsOf(t) {
 			if wanted[claim] {
 				return true
@@ -109,23 +114,38 @@ func (m *memory) removeClaims(claims []fleet.Claim) {
 	})
 }
 
+// A claimTag is the beginning of a [fleet.Claim]. It tells most of them apart.
+type claimTag uint32
+
+func tagOf(claim fleet.Claim) claimTag { return claimTag(binary.BigEndian.Uint32(claim[:])) }
+
 // claimsOf returns the claims by which a token can be forgotten.
-func (m *memory) claimsOf(t *Token) []fleet.Claim {
-	sub := t.Subject()
-	claims := []fleet.Claim{m.seal.Claim(fleet.Subject, sub)}
-	if sid := t.said("sid"); sid != "" {
-		return append(claims, m.seal.Claim(fleet.Session, sid))
+func (m *memory) claimsOf(t *Token) [2]fleet.Claim { return m.claimsFor(t.Subject(), t.said("sid")) }
+
+// claimsFor is claimsOf for a token with these claims; no sid is empty.
+func (m *memory) claimsFor(sub, sid string) [2]fleet.Claim {
+	second := m.seal.Claim(fleet.Sessionless, sub)
+	if sid != "" {
+		second = m.seal.Claim(fleet.Session, sid)
 	}
-	return append(claims, m.seal.Claim(fleet.Sessionless, sub))
+	return [2]fleet.Claim{m.seal.Claim(fleet.Subject, sub), second}
 }
 
 // isForgottenSince reports whether tokens with a claim of this one were
 // forgotten since there were so many forgets.
 func (m *memory) isForgottenSince(t *Token, forgets uint64) bool {
-	return m.cutoffs.HaveClaims() && m.cutoffs.CoverClaimSince(m.claimsOf(t), forgets)
+	if !m.cutoffs.HaveClaims() {
+		return false
+	}
+	claims := m.claimsOf(t)
+	return m.cutoffs.CoverClaimSince(claims[:], forgets)
 }
 
 // isForgotten is isForgottenSince for a question that another replica put.
 func (m *memory) isForgotten(t *Token, asked clock.Instant) bool {
-	return m.cutoffs.HaveClaims() && m.cutoffs.CoverClaim(m.claimsOf(t), asked)
+	if !m.cutoffs.HaveClaims() {
+		return false
+	}
+	claims := m.claimsOf(t)
+	return m.cutoffs.CoverClaim(claims[:], asked)
 }

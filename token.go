@@ -40,6 +40,7 @@ type Token struct { //nolint:recvcheck // String and Format are there for a copi
 	rare             *rare            // nil for most Tokens
 	answer           *jose.Difference // the JSON members of the introspection answer, if any, less the claims
 	expiry, issuedAt int64            // seconds since the epoch; 0: none
+	claimTags        [2]claimTag      // of what it can be forgotten by
 }
 
 // rare holds what few Tokens have.
@@ -84,6 +85,10 @@ func newToken(owner *Middleware, d digest, v *verified, r *reply) *Token {
 	}
 	if r.IsJSON {
 		t.answer = r.Members.Minus(v.jwt)
+	}
+	sid, _ := set.All.Get("sid").Text()
+	for i, claim := range owner.memory.claimsFor(set.Subject, sid) {
+		t.claimTags[i] = tagOf(claim)
 	}
 	return t
 }

@@ -48,3 +48,33 @@ func TestLogoutHoldsForLookupsThatEndAtThatMoment(t *testing.T) {
 		})
 	}
 }
+
+// A logout looks through the memory without reading what is there: an end of
+// one session must not cost as much as all the others.
+//
+// Catalogue: H57.
+func TestLogoutReadsNoOtherToken(t *testing.T) {
+	if scale > 1 {
+		t.Skip("the race detector allocates")
+	}
+	o := &oracle{ask: func(_ context.Context, token string) (*phantom.Introspection, error) {
+		return unsigned(map[string]any{"sid": token}), nil
+	}}
+	m := o.middleware(t)
+	for i := range 1000 {
+		idOf(m, fmt.Sprint("session-", i))
+	}
+	for name, forget := range map[string]func() error{
+		"ForgetSession": func() error { return m.ForgetSession("another") },
+		"ForgetSubject": func() error { return m.ForgetSubject("another") },
+	} {
+		allocs := testing.AllocsPerRun(10, func() {
+			if err := forget(); err != nil {
+				t.Error(err)
+			}
+		})
+		if allocs > 200 {
+			t.Errorf("%s: %v allocations with 1,000 tokens", name, allocs)
+		}
+	}
+}
