@@ -1,8 +1,10 @@
 package phantom
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
+	"sync"
 
 	"github.com/phantom-token/phantom/internal/clock"
 	"github.com/phantom-token/phantom/internal/fleet"
@@ -16,7 +18,8 @@ import (
 // error, an [*Error] that wraps [ErrUnavailable], says that they could not be
 // told within a second: then they may serve it until [WithMaxTTL] is over. With
 // a mere Store, only what is stored goes, and the error is nil, as it is
-// without a Store.
+// without a Store. [Middleware.Purge], [Middleware.ForgetSession] and
+// [Middleware.ForgetSubject] then reach this process alone.
 func (m *Middleware) Forget(token string) error {
 	return m.forget(func(member *Middleware) func() error {
 		return member.forgetDigest(member.digests.of(token))
@@ -67,22 +70,41 @@ func (m *Middleware) forget(local func(member *Middleware) (tell func() error)) 
 // claim of the JWT or, if the answer itself is judged ([WithMinter],
 // [WithoutJWT], [WithTokenExchange]), that member of the answer. Tokens without
 // a sid stay, see [Middleware.ForgetSubject]. An empty sid is an error.
-func (m *Middleware) ForgetSession(sid string) error { return m.forgetClaim(fleet.Session, sid) }
+func (m *Middleware) ForgetSession(sid string) error { return m.forgetNamed(named{fleet.Session, sid}) }
 
 // ForgetSubject is Forget for all tokens of the subject ([Token.Subject]). An
 // empty sub is an error.
-func (m *Middleware) ForgetSubject(sub string) error { return m.forgetClaim(fleet.Subject, sub) }
+func (m *Middleware) ForgetSubject(sub string) error { return m.forgetNamed(named{fleet.Subject, sub}) }
 
 var errEmptyClaim = errors.New("phantom: an empty sid or sub names no tokens")
 
-func (m *Middleware) forgetClaim(kind fleet.Kind, text string) error {
-	if text == "" {
-		return errEmptyClaim
+// A named claim, of a kind that has one.
+type named struct {
+	kind fleet.Kind
+	text string
+}
+
+func (m *Middleware) forgetNamed(all ...named) error {
+	for _, one := range all {
+		if one.text == "" {
+			return errEmptyClaim
+		}
 	}
 	return m.forget(func(member *Middleware) func() error {
-		claim := member.memory.seal.Claim(kind, text)
-		member.memory.forgetClaims(member.memory.clock.Now(), claim)
-		return func() error { return member.shared.tell(nil, kind, claim[:]) }
+		claims := make([]fleet.Claim, len(all))
+		for i, one := range all {
+			claims[i] = member.memory.seal.Claim(one.kind, one.text)
+		}
+		member.memory.forgetClaims(member.memory.clock.Now(), claims...)
+		return func() error {
+			errs := make([]error, len(all))
+			var tellings sync.WaitGroup
+			for i, one := range all {
+				tellings.Go(func() { errs[i] = member.shared.tell(nil, one.kind, claims[i][:]) })
+			}
+			tellings.Wait()
+			return cmp.Or(errs...)
+		}
 	})
 }
 

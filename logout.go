@@ -2,7 +2,6 @@ package phantom
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"strconv"
 	"sync"
@@ -123,7 +122,7 @@ func (m *Middleware) endSession(said *claims.Logout) error {
 	case said.Subject == "":
 		err = m.ForgetSession(said.Session)
 	default:
-		err = errors.Join(m.ForgetSession(said.Session), m.forgetClaim(fleet.Sessionless, said.Subject))
+		err = m.forgetNamed(named{fleet.Session, said.Session}, named{fleet.Sessionless, said.Subject})
 	}
 	if err != nil {
 		return errNotTold

@@ -86,7 +86,8 @@ func (c *config) seal() *fleet.Seal {
 	if own, ok := c.auth.(*clientAuth); ok {
 		client = own.id
 	}
-	return fleet.NewSeal(secret, c.issuer, c.endpoint, client, fmt.Sprint(c.format()), c.member, c.signedAudience, source)
+	return fleet.NewSeal(secret, c.issuer, c.endpoint, client, fmt.Sprint(c.format(), c.strictCacheControl), c.member,
+		c.signedAudience, source)
 }
 
 // trouble counts and logs a call that did not work.

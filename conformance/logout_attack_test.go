@@ -238,3 +238,19 @@ func TestSessionsEndWhereverTheClaimsComeFrom(t *testing.T) {
 		})
 	}
 }
+
+// A logout token with sid and sub waits for a Store that hangs no longer than
+// one with either.
+//
+// Catalogue: H58.
+func TestLogoutWaitsForTheStoreOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as, store := newAS(t), newTap()
+		m := as.replica(store)
+		as.admits(t, "keys", m, codeOK)
+		store.Delay(time.Hour)
+		start := time.Now()
+		expect(t, "status", logOut(m, logoutToken(nil)).Code, 503)
+		expect(t, "time", time.Since(start), time.Second)
+	})
+}

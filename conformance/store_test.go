@@ -257,6 +257,7 @@ func TestConfigurationsNeverMeetInAStore(t *testing.T) {
 		{name: "endpoint", option: phantom.WithIntrospectionEndpoint(issuer + endpointPath + "?tenant=2")},
 		{name: "client", option: phantom.WithClientAuth(phantom.ClientSecretPost("another_client", clientSecret))},
 		{name: "member", option: phantom.WithJSONResponse("access_jwt")},
+		{name: "what may be kept", option: phantom.WithStrictCacheControl()},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -81,6 +82,7 @@ func TestTheGreaterAgeCounts(t *testing.T) {
 		{"the store counts nothing", 0, 50 * time.Second, ttl, 50 * time.Second, true},                        // H5
 		{"the store says more", 0, 50 * time.Second, 2 * ttl, 50 * time.Second, true},                         // H5
 		{"the store says nothing is left", 0, 5 * time.Second, 0, ttl, true},                                  // H5
+		{"the store says less than nothing", 0, 5 * time.Second, math.MinInt64, ttl, true},                    // H5
 		{"11 s to come, the store lies", -11 * time.Second, 0, 2 * ttl, 0, false},                             // H6
 		{"9 s to come, the store lies", -9 * time.Second, 0, 2 * ttl, 0, true},                                // H6
 		{"an hour to come", -time.Hour, 20 * time.Second, 40 * time.Second, 20 * time.Second, false},          // H6
@@ -127,7 +129,7 @@ func TestNotesCountOnce(t *testing.T) {
 	})
 }
 
-// Many notes about single tokens do not make a recorded Purge count again.
+// Many notes of other kinds do not make a recorded Purge count again.
 func TestManyNotesBringNoRecordedPurgeBack(t *testing.T) {
 	seal := fleet.NewSeal(secret)
 	writer, reader := fleet.NewNotes(seal), fleet.NewNotes(seal)
@@ -135,10 +137,14 @@ func TestManyNotesBringNoRecordedPurgeBack(t *testing.T) {
 	if _, ok := reader.Read(purge); !ok {
 		t.Fatal("not read")
 	}
-	for range 100_000 {
-		if _, ok := reader.Read(writer.Write(fleet.OneToken, nil)); !ok {
+	for i := range 200_000 {
+		kind := []fleet.Kind{fleet.OneToken, fleet.Session}[i%2]
+		if _, ok := reader.Read(writer.Write(kind, nil)); !ok {
 			t.Fatal("not read")
 		}
+	}
+	if _, ok := reader.Read(writer.Write(fleet.Sessionless+1, nil)); ok {
+		t.Error("a kind that is not known")
 	}
 	if _, ok := reader.Read(purge); ok {
 		t.Error("a recorded Purge counts again")

@@ -58,8 +58,7 @@ type Notes struct {
 	seal *Seal
 
 	mu   sync.Mutex
-	one  Once // the notes of one token each, which may be many
-	many Once // all others
+	seen [Sessionless + 1]Once // by kind: many of one must not bring back another
 }
 
 // NewNotes returns the notes of the replicas with that Seal.
@@ -79,7 +78,8 @@ func (n *Notes) Write(kind Kind, value []byte) []byte {
 }
 
 // Read returns what a note says. Not ok is a note of other replicas, one that
-// is too old or was there before, and anything that is no note.
+// is too old, was there before or is of a kind that this version does not know,
+// and anything that is no note.
 func (n *Notes) Read(note []byte) (said Note, ok bool) {
 	if len(note) != noteSize || note[0] != version {
 		return Note{}, false
@@ -100,10 +100,7 @@ func (n *Notes) Read(note []byte) (said Note, ok bool) {
 func (n *Notes) isNew(kind Kind, nonce []byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if kind == OneToken {
-		return n.one.IsNew(string(nonce), 2*maxNoteAge)
-	}
-	return n.many.IsNew(string(nonce), 2*maxNoteAge)
+	return int(kind) < len(n.seen) && n.seen[kind].IsNew(string(nonce), 2*maxNoteAge)
 }
 
 // maxOnce bounds each half of a Once.

@@ -111,7 +111,7 @@ const (
 // one says. Not ok is a stamp of a time that is still to come.
 func (r *Record) Age(left time.Duration, now time.Time) (age time.Duration, ok bool) {
 	byWall := now.Sub(time.Unix(0, r.Asked))
-	byStore := r.Stored + max(r.TTL-left, 0)
+	byStore := r.Stored + max(r.TTL-max(left, 0), 0)
 	isSane := left > 0 && left <= r.TTL
 	ok = byWall >= -maxLie || isSane && byWall >= -maxSkew
 	return max(byWall, byStore), ok
