@@ -1,0 +1,5 @@
+//go:build race
+
+package phantomotel_test
+
+const raceDetector = true
