@@ -148,10 +148,10 @@ func (m *Middleware) protect(next http.Handler, identify identifier, route route
 		way := handoff.New(r)
 		defer way.End()
 		admitted, tok, outcome, err := m.admit(r, identify, requirements)
-		if m.hooks.decided != nil {
-			err = m.hooks.decide(r.Context(), tok, outcome, err)
-		}
 		if err != nil {
+			if admitted == nil { // else a Trace has been told, and panicked
+				err = m.hooks.rejected(r.Context(), tok, outcome, err)
+			}
 			m.reject(w, r, rejecter, m.refuse(err))
 			return
 		}
@@ -174,6 +174,9 @@ func (m *Middleware) admit(
 	if err == nil {
 		m.log.admitted(r.Context(), tok, outcome != OutcomeMiss)
 		admitted = m.forward(r, tok, found)
+		for _, told := range m.hooks.decided {
+			told(r.Context(), Decision{Token: tok, Outcome: outcome})
+		}
 	}
 	decided = true
 	return admitted, tok, outcome, err

@@ -1,6 +1,7 @@
 package phantom
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -116,17 +117,16 @@ func newHooks(traces []*Trace) hooks {
 	return h
 }
 
-// decide tells the Traces what became of a request. The error takes the place
-// of the one that it is given.
-func (h *hooks) decide(ctx context.Context, tok *Token, outcome Outcome, why error) (err error) {
-	d := Decision{Token: tok, Outcome: outcome}
-	if why != nil {
-		d.Err = rejection(why)
+// rejected tells the Traces that a request is rejected. It returns why: for the
+// reason given, or because one of them panicked.
+func (h *hooks) rejected(ctx context.Context, tok *Token, outcome Outcome, why error) (err error) {
+	if h.decided == nil {
+		return why
 	}
 	told := false
 	defer failure.Recover(&told, &err)
 	for _, decided := range h.decided {
-		decided(ctx, d)
+		decided(ctx, Decision{Token: tok, Outcome: cmp.Or(outcome, OutcomeNone), Err: rejection(why)})
 	}
 	told = true
 	return why

@@ -451,10 +451,20 @@ func TestDecidedSeesTheRejection(t *testing.T) {
 	if d := rec.decisions[1]; d.Token != nil || d.Err != nil || d.Outcome != phantom.OutcomeNone {
 		t.Errorf("told %+v", d)
 	}
+	calls := 0
 	panics := as.middleware(phantom.WithTrace(&phantom.Trace{
-		Decided: func(context.Context, phantom.Decision) { panic("a secret value") },
+		Decided: func(context.Context, phantom.Decision) { calls++; panic("a secret value") },
 	}))
+	expect(t, "let through before", as.try(panics, opaqueToken), code500I)
+	expect(t, "calls", calls, 1)
 	expect(t, "rejected before", as.send(panics.Handler, get()), code500I)
+	expect(t, "calls", calls, 2)
+	extractor := phantom.WithTokenExtractor(func(*http.Request) (string, error) { panic("a secret value") })
+	m = as.middleware(rec.option(), extractor)
+	expect(t, "a hook that panics", as.send(m.Handler, get()), code500I)
+	if d := rec.decisions[2]; d.Outcome != phantom.OutcomeNone || d.Err.Reason != phantom.ReasonInternal {
+		t.Errorf("told %+v", d)
+	}
 }
 
 // Stats that are read during a load never go back, and all adds up at the end.

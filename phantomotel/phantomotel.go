@@ -121,7 +121,7 @@ func Instrument(opts ...Option) phantom.Option {
 		Attach:      i.attach,
 		LookupStart: i.start,
 		LookupDone:  i.done,
-		Decided:     i.decided,
+		Decided:     decided,
 	})
 }
 
@@ -169,7 +169,7 @@ func (i *instrument) done(ctx context.Context, l phantom.Lookup) {
 }
 
 // decided describes the request's own span.
-func (i *instrument) decided(ctx context.Context, d phantom.Decision) {
+func decided(ctx context.Context, d phantom.Decision) {
 	span := trace.SpanFromContext(ctx)
 	if !span.IsRecording() {
 		return
