@@ -154,7 +154,7 @@ func TestChaos(t *testing.T) {
 				default:
 					t.Errorf("status %d: %s", resp.StatusCode, got)
 				}
-				if resp.Close { // the gateway is stopping
+				if resp.Close && resp.StatusCode == http.StatusOK { // the gateway is stopping
 					return
 				}
 			}

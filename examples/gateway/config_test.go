@@ -244,7 +244,7 @@ func TestSettings(t *testing.T) {
 	t.Run("client authentication", func(t *testing.T) {
 		for method, want := range map[string]string{"basic": "header", "post": "form", "none": "nothing"} {
 			s := newSite(t)
-			sent := make(chan string, 1)
+			sent := make(chan string, 16)
 			s.asServer.be(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path != "/introspect" {
 					s.as.ServeHTTP(w, r)

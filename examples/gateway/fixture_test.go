@@ -370,6 +370,15 @@ func (g *gateway) eventually(t *testing.T, what string, done func() bool) {
 	t.Fatalf("no %s\n%s%s", what, &g.stdout, &g.stderr)
 }
 
+// ready waits until the gateway is ready, for which it asks about one token.
+func (g *gateway) ready(t *testing.T) {
+	t.Helper()
+	g.eventually(t, "readiness", func() bool {
+		resp, err := client.Get(g.health + "/readyz")
+		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+	})
+}
+
 // stop ends the process in the regular way.
 func (g *gateway) stop(t *testing.T, sig os.Signal) {
 	t.Helper()

@@ -74,10 +74,7 @@ func TestImage(t *testing.T) {
 	if presented() != nil {
 		t.Error("a certificate was presented")
 	}
-	g.eventually(t, "readiness", func() bool {
-		resp, err := client.Get(g.health + "/readyz")
-		return err == nil && resp.Body.Close() == nil && resp.StatusCode == 200
-	})
+	g.ready(t)
 	g.stop(t, syscall.SIGTERM)
 }
 
