@@ -213,8 +213,23 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 	return tok, err
 }
 
-// find finds out about the token.
-func (l *lookup) find(ctx context.Context) (*Token, error) {
+// find finds out about the token. A panic is told here if no request is there
+// to tell of it.
+func (l *lookup) find(ctx context.Context) (tok *Token, err error) {
+	decided := false
+	defer func() {
+		if !decided && l.unattended.Load() {
+			l.m.log.unattended(err)
+		}
+	}()
+	defer failure.Recover(&decided, &err)
+	tok, err = l.answer(ctx)
+	decided = true
+	return tok, err
+}
+
+// answer takes the answer from the memory, the Store or the server.
+func (l *lookup) answer(ctx context.Context) (*Token, error) {
 	l.forgets = l.m.memory.cutoffs.Claims() // first: what is forgotten from here on covers the answer
 	if tok, err := l.answeredMeanwhile(); tok != nil || err != nil {
 		return tok, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/phantom-token/phantom"
+	"github.com/phantom-token/phantom/phantomtest"
 )
 
 // A thousand requests whose JWT is for another audience, most of them answered
@@ -341,6 +343,23 @@ func TestLookupThatNobodyWaitsForIsTold(t *testing.T) {
 		if len(said) != 1 || said[0].msg != msg || said[0].level != slog.LevelError || said[0].attrs["got"] != "401" {
 			t.Errorf("logged %v", said)
 		}
+		broken := false
+		panics := as.middleware(booked(book), phantom.WithClientAuth(authFunc(func(*http.Request, url.Values) error {
+			if broken {
+				panic("a hook")
+			}
+			return nil
+		})))
+		as.introspect = nil
+		_ = as.try(panics, "opaque-token")
+		broken = true
+		time.Sleep(50 * time.Second)
+		_ = as.try(panics, "opaque-token")
+		synctest.Wait()
+		said = aboveDebug(book.take())
+		if len(said) != 1 || said[0].msg != msg || said[0].attrs["reason"] != "internal" || said[0].attrs["stack"] == "" {
+			t.Errorf("logged %v", said)
+		}
 		as.introspect = wait(time.Minute, nil)
 		soon, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
@@ -358,6 +377,13 @@ func TestLookupThatNobodyWaitsForIsTold(t *testing.T) {
 		as.introspect = reply(401, "")
 		time.Sleep(8500 * time.Millisecond)
 		if tok, err := loud.Verify(t.Context(), "opaque-token"); tok == nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		away := &awayStore{Store: phantomtest.NewStore()}
+		away.isAway.Store(true)
+		as.introspect = nil
+		if tok, err := as.replica(away, phantom.WithLogger(slog.New(panickingHandler{}))).Verify(t.Context(), "opaque-token"); tok == nil {
 			t.Error(err)
 		}
 		synctest.Wait()
