@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"iter"
 	"slices"
+	"sort"
 	"unicode/utf8"
 )
 
@@ -75,16 +76,8 @@ func (o Object) Len() int { return len(o.members) }
 
 // Get returns the member of exactly that name, or the zero Value.
 func (o Object) Get(name string) Value {
-	i, found := slices.BinarySearchFunc(o.members, name, func(m member, name string) int {
-		switch {
-		case string(m.name) < name: // this conversion does not allocate
-			return -1
-		case string(m.name) > name:
-			return 1
-		}
-		return 0
-	})
-	if !found {
+	i := sort.Search(len(o.members), func(i int) bool { return string(o.members[i].name) >= name })
+	if i == len(o.members) || string(o.members[i].name) != name { // these conversions do not allocate
 		return Value{}
 	}
 	return o.members[i].value

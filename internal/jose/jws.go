@@ -66,15 +66,16 @@ func open(jwt string) (*Message, error) {
 		return nil, malformed("JOSE header too long")
 	}
 	text := []byte(jwt)
-	header, err := decodeBase64(text[:dot1])
+	room := make([]byte, strictBase64.DecodedLen(len(text))) // for all three
+	header, room, err := decodeInto(room, text[:dot1])
 	if err != nil {
 		return nil, err
 	}
 	m := &Message{input: text[:dot2:dot2]}
-	if m.Payload, err = decodeBase64(text[dot1+1 : dot2]); err != nil {
+	if m.Payload, room, err = decodeInto(room, text[dot1+1:dot2]); err != nil {
 		return nil, err
 	}
-	if m.signature, err = decodeBase64(text[dot2+1:]); err != nil {
+	if m.signature, _, err = decodeInto(room, text[dot2+1:]); err != nil {
 		return nil, err
 	}
 	if m.Header, err = ParseObject(header); err != nil {
@@ -90,18 +91,25 @@ var strictBase64 = base64.RawURLEncoding.Strict()
 // decodeBase64 decodes canonical unpadded base64url (RFC 7515 section 2). An
 // empty text is an error, because no field that it decodes may be empty.
 func decodeBase64(text []byte) ([]byte, error) {
+	out, _, err := decodeInto(make([]byte, strictBase64.DecodedLen(len(text))), text)
+	return out, err
+}
+
+// decodeInto is decodeBase64 into the beginning of a room. It returns what is
+// left of that.
+func decodeInto(room, text []byte) (out, rest []byte, err error) {
 	if len(text) == 0 {
-		return nil, malformed("empty base64url value")
+		return nil, nil, malformed("empty base64url value")
 	}
 	// The decoder skips line breaks, even in its strict mode.
 	if bytes.IndexByte(text, '\r') >= 0 || bytes.IndexByte(text, '\n') >= 0 {
-		return nil, malformed("bad base64url")
+		return nil, nil, malformed("bad base64url")
 	}
-	out := make([]byte, strictBase64.DecodedLen(len(text)))
-	if _, err := strictBase64.Decode(out, text); err != nil {
-		return nil, malformed("bad base64url")
+	n, err := strictBase64.Decode(room, text)
+	if err != nil {
+		return nil, nil, malformed("bad base64url")
 	}
-	return out, nil
+	return room[:n:n], room[n:], nil
 }
 
 // checkHeader refuses what we do not support and keeps what later steps need.
