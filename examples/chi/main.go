@@ -23,7 +23,6 @@ package main
 
 import (
 	"log"
-	"log/slog"
 	"net/http"
 	"os"
 	"time"
@@ -36,7 +35,6 @@ func main() {
 		phantom.WithIssuer(os.Getenv("ISSUER")),
 		phantom.WithAudience(os.Getenv("AUDIENCE")),
 		phantom.WithClientAuth(phantom.ClientSecretBasic(os.Getenv("CLIENT_ID"), os.Getenv("CLIENT_SECRET"))),
-		phantom.WithLogger(slog.Default()),
 	)
 	if err != nil {
 		log.Fatal(err) // every mistake in the options, at once

@@ -22,7 +22,6 @@ import (
 	"context"
 	"errors"
 	"log"
-	"log/slog"
 	"net/http"
 	"os"
 	"slices"
@@ -39,7 +38,6 @@ import (
 func main() {
 	h, err := protect(newServer(), os.Getenv("RESOURCE"), os.Getenv("ISSUER"),
 		phantom.WithClientAuth(phantom.ClientSecretBasic(os.Getenv("CLIENT_ID"), os.Getenv("CLIENT_SECRET"))),
-		phantom.WithLogger(slog.Default()),
 	)
 	if err != nil {
 		log.Fatal(err) // every mistake in the options, at once
