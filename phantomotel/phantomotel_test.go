@@ -281,6 +281,40 @@ func TestALookupIsAChildOfTheRequest(t *testing.T) {
 	}
 }
 
+type requestKey struct{}
+
+// Of the request's context, a lookup has the span and nothing else.
+//
+// Catalogue: T4.
+func TestALookupHasNothingElseOfTheRequest(t *testing.T) {
+	c := newCollector(t)
+	var value any
+	var lookup trace.SpanContext
+	asks := introspector(func(ctx context.Context) {
+		value, lookup = ctx.Value(requestKey{}), trace.SpanContextFromContext(ctx)
+	})
+	m := must(phantom.New(phantom.WithIssuer("https://as.test"), phantom.WithAudience("https://rs.test"),
+		phantom.WithIntrospector(asks), phantom.WithoutJWT(), c.instrument()))
+	ctx, span := c.tracers.Tracer("test").Start(context.WithValue(t.Context(), requestKey{}, "mine"), "request")
+	if code := send(m.Handler(nothing), request(ctx, "token")); code != http.StatusOK {
+		t.Fatal(code)
+	}
+	if value != nil {
+		t.Errorf("it has %v", value)
+	}
+	if lookup.TraceID() != span.SpanContext().TraceID() || lookup.SpanID() == span.SpanContext().SpanID() {
+		t.Errorf("the lookup's span is %v, the request's %v", lookup, span.SpanContext())
+	}
+}
+
+// An introspector is says, and sees the context before.
+type introspector func(ctx context.Context)
+
+func (i introspector) Introspect(ctx context.Context, token string) (*phantom.Introspection, error) {
+	i(ctx)
+	return says{}.Introspect(ctx, token)
+}
+
 // Nothing of a trace reaches the server unless the transport sends it. With
 // otelhttp there is a client span below the lookup's.
 //
@@ -466,20 +500,28 @@ func TestNamesKeepMiddlewaresApart(t *testing.T) {
 // Catalogue: T13.
 func TestAMiddlewareThatIsGoneReportsNothing(t *testing.T) {
 	as, c := phantomtest.New(), newCollector(t)
-	m := must(phantom.New(append(as.Options(), c.instrument())...))
+	var stats func() (phantom.Stats, bool)
+	watch := phantom.WithTrace(&phantom.Trace{Attach: func(s func() (phantom.Stats, bool)) { stats = s }})
+	m := must(phantom.New(append(as.Options(), c.instrument(), watch)...))
 	if _, ok := c.series()["phantom.breaker.open{}"]; !ok {
 		t.Fatal("it reports nothing while it is there")
 	}
 	runtime.KeepAlive(m)
 	m = nil
-	for range 100 {
+	for i := 0; ; i++ {
 		runtime.GC()
-		if len(c.series()) == 0 {
-			c.series() // when the callback is gone
-			return
+		if _, ok := stats(); !ok {
+			break
+		}
+		if i > 100 {
+			t.Fatal("it is still there")
 		}
 	}
-	t.Errorf("still there: %v", c.series())
+	for range 2 { // at once, and when the callback is gone
+		if got := c.series(); len(got) > 0 {
+			t.Errorf("it reports %v", got)
+		}
+	}
 }
 
 // Two that are instrumented twice have each span ended by whoever began it.
