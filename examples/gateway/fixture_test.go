@@ -33,7 +33,12 @@ import (
 // it through sockets, as its users do.
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+func TestMain(m *testing.M) {
+	if upstream := os.Getenv(bareVariable); upstream != "" {
+		serveBare(upstream)
+	}
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "gateway")
@@ -77,13 +82,13 @@ type site struct {
 	secrets map[string]bool
 }
 
-func newSite(t *testing.T, opts ...phantomtest.Option) *site {
+func newSite(t testing.TB, opts ...phantomtest.Option) *site {
 	t.Helper()
 	return newSiteOver(t, nil, opts...)
 }
 
 // newSiteOver has an authorization server that speaks TLS, unless config is nil.
-func newSiteOver(t *testing.T, config *tls.Config, opts ...phantomtest.Option) *site {
+func newSiteOver(t testing.TB, config *tls.Config, opts ...phantomtest.Option) *site {
 	t.Helper()
 	s := &site{secrets: map[string]bool{}}
 	s.secret(clientSecret)
@@ -150,7 +155,7 @@ type upstream struct {
 	bodies      []string
 }
 
-func newUpstream(t *testing.T, s *site) *upstream {
+func newUpstream(t testing.TB, s *site) *upstream {
 	t.Helper()
 	u := &upstream{site: s}
 	u.handler.be(func(w http.ResponseWriter, r *http.Request) {

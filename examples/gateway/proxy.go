@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/phantom-token/phantom"
@@ -90,7 +91,8 @@ func newProxy(c *config) *httputil.ReverseProxy {
 			IdleConnTimeout:       90 * time.Second,
 			DisableCompression:    true, // Accept-Encoding is the client's
 		},
-		FlushInterval: -1, // each piece of an answer goes out as it comes
+		FlushInterval: 10 * time.Millisecond, // of what has a length; the rest goes out as it comes
+		BufferPool:    buffers{},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if errors.Is(r.Context().Err(), context.Canceled) {
 				w.WriteHeader(499) // for the log; the client is gone
@@ -106,6 +108,14 @@ func newProxy(c *config) *httputil.ReverseProxy {
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
 }
+
+// buffers saves each request 32 KiB of garbage.
+type buffers struct{}
+
+var pool = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+func (buffers) Get() []byte  { return pool.Get().(*[32 << 10]byte)[:] }
+func (buffers) Put(b []byte) { pool.Put((*[32 << 10]byte)(b)) }
 
 // reason says what went wrong without quoting the upstream, whose words may be
 // the request that it got.
