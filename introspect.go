@@ -207,8 +207,13 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 	// Once the question is over, nobody joins: whoever waits came before a logout
 	// that is not known by now.
 	l.m.memory.questions.End(l.digest, l.question)
-	if err == nil && tok != nil && l.m.memory.isForgottenSince(tok, l.forgets) {
-		return nil, flight.ErrOver // ask anew: its session ended while we asked
+	if tok != nil && l.m.memory.isForgottenSince(tok, l.forgets) {
+		tok = nil // ask anew: its session ended while we asked
+		if s, ok := err.(*spoilt); ok { //nolint:errorlint // it comes as it is
+			err = &spoilt{s.panicked, flight.ErrOver}
+		} else {
+			err = flight.ErrOver
+		}
 	}
 	return tok, err
 }
