@@ -129,6 +129,21 @@ func TestNotesCountOnce(t *testing.T) {
 	})
 }
 
+// A note from far ahead of us is none, or it could be kept and count again when
+// its nonce is forgotten.
+func TestNotesOfTheFutureAreIgnored(t *testing.T) {
+	seal := fleet.NewSeal(secret)
+	note := fleet.NewNotes(seal).Write(fleet.AllTokens, nil)
+	if _, ok := fleet.NewNotes(seal).Read(note); !ok {
+		t.Error("not read at its time")
+	}
+	synctest.Test(t, func(t *testing.T) { // where it is the year 2000
+		if _, ok := fleet.NewNotes(seal).Read(note); ok {
+			t.Error("read before its time")
+		}
+	})
+}
+
 // Many notes of other kinds do not make a recorded Purge count again.
 func TestManyNotesBringNoRecordedPurgeBack(t *testing.T) {
 	seal := fleet.NewSeal(secret)
@@ -207,6 +222,28 @@ func TestCutoffsOfClaims(t *testing.T) {
 		time.Sleep(time.Minute + 1)
 		if c.HaveClaims() {
 			t.Error("too old")
+		}
+	})
+}
+
+// With too many cutoffs of claims, each claim counts as forgotten, for copies
+// and for lookups under way.
+func TestTooManyCutoffsOfClaims(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now, seal := clock.New(), fleet.NewSeal(secret)
+		c := fleet.NewCutoffs(now, time.Minute)
+		time.Sleep(time.Second)
+		asked, number := now.Now(), c.Claims()
+		first := []fleet.Claim{seal.Claim(fleet.Session, "first")}
+		c.Claim(first[0], asked)
+		for i := range 1 << 16 {
+			c.Claim(fleet.Claim{0: 1, 1: byte(i), 2: byte(i >> 8), 3: byte(i >> 16)}, now.Now())
+		}
+		if !c.HaveClaims() || !c.CoverClaim(first, asked) || !c.CoverClaimSince(first, number) {
+			t.Error("one of too many is not covered")
+		}
+		if number = c.Claims(); c.CoverClaimSince(first, number) {
+			t.Error("a lookup that began later is covered")
 		}
 	})
 }
