@@ -66,8 +66,8 @@ const (
 // RFC 9470's step-up.
 //
 // No field ever holds a token, a JWT, a key, a secret or anything that the
-// authorization server wrote. What a hook puts there is its own word: Detail and
-// the text of Err are logged and never sent.
+// authorization server wrote. What a hook puts there is its own word: Detail
+// and the text of Err are logged and never sent.
 type Error struct {
 	// Reason says what happened and decides the status code.
 	Reason Reason

@@ -310,6 +310,6 @@ func (l *eventLog) emit(ctx context.Context, level slog.Level, topic topic, attr
 	logger.LogAttrs(ctx, level, topic.msg, all...)
 }
 
-// survive is for lines that no request stands behind. A logger that panics there
-// would end the process.
+// survive is for lines that no request stands behind. A logger that panics
+// there would end the process.
 func (l *eventLog) survive() { _ = recover() }

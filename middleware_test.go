@@ -273,7 +273,8 @@ func forged(claim string, value any) string {
 	return changed[:strings.LastIndex(changed, ".")] + honest[strings.LastIndex(honest, "."):]
 }
 
-// What prints the context that next gets does not print the JWT, and what next does to the request's field does no harm to the next request.
+// What prints the context that next gets does not print the JWT, and what next
+// does to the request's field does no harm to the next request.
 func TestNextCannotSpillOrSpoilTheJWT(t *testing.T) {
 	calls := 0
 	next := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

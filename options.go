@@ -275,11 +275,11 @@ func WithHTTPClient(client *http.Client) Option {
 // token without an error means that the request has none. An error that wraps
 // [ErrUnavailable], such as that of a session store that is down, gives 503. An
 // error that is not an [*Error] and wraps no Err variable of this package means
-// a malformed request, status 400. The error's text is logged, up to 512 bytes,
-// and never sent: it must not quote the token. So does a token of more than 16 KiB, or with
+// a malformed request, status 400. So does a token of more than 16 KiB, or with
 // anything but visible ASCII characters, or with a comma, a double quote or a
 // backslash. Without an extractor, the token must be a b64token (RFC 6750
-// section 2.1).
+// section 2.1). The error's text is logged, up to 512 bytes, and never sent: it
+// must not quote the token.
 //
 // The next handler gets the JWT in Authorization. The token stays where the
 // extractor found it, and an inner handler of the same Middleware calls the

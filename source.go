@@ -26,10 +26,10 @@ type Minter interface {
 	// copy of the Minter's own, with a non-empty sub in its Claims, and without
 	// members that hold the token or a JWT in its place.
 	//
-	// The error is treated as an [Introspector]'s is, its text too. The JWT is verified like
-	// any other, by the keys and the name that Issuer returns. It must have an
-	// exp, the answer's sub, and no cnf. If a check fails, that is the Minter's
-	// fault, not the client's: status 502.
+	// The error is treated as an [Introspector]'s is, its text too. The JWT is
+	// verified like any other, by the keys and the name that Issuer returns. It
+	// must have an exp, the answer's sub, and no cnf. If a check fails, that is
+	// the Minter's fault, not the client's: status 502.
 	Mint(ctx context.Context, token string, answer *Introspection) (jwt string, err error)
 	// Issuer returns the iss of the JWTs and the keys that verify them. [New]
 	// calls it once. An empty name and a nil KeySet stand for the authorization

@@ -3,7 +3,7 @@
 // for JWTs, an API behind it, and a client in front of it.
 //
 //	go run ./examples/quickstart               walks through it and exits
-//	go run ./examples/quickstart -serve        stays up, to be tried on a page or with curl
+//	go run ./examples/quickstart -serve        stays up, for a page or for curl
 //	go run ./examples/quickstart -server mint  has another server
 //
 // The server jwt gives the JWT when it is asked about a token. Most servers do
