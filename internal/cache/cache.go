@@ -28,15 +28,17 @@
 // serves as Stale for as long as the Config says, but never past its expiry.
 // The Get that finds an entry at its end makes a tombstone of it: the value
 // goes, and what stays until it is evicted shows that the key was good once. A
-// clock that is set back revives nothing.
+// clock that is set back revives nothing. The word "no" has a time of its own,
+// and the Get that finds it over removes it.
 //
 // # What ends at once
 //
 // [Cache.Remove], [Cache.Purge], [Cache.PutNo], eviction, and a Put in place of
 // the entry take it out of LRU and front before they return. No Get that begins
-// later finds it. A value that is Retired is found out by the very next Get. A
-// Put that was overtaken by a Remove is undone by the caller's isValid, which
-// is asked under the lock.
+// later finds it. [Cache.RemoveIf] does so for all that were there when it
+// began. A value that is Retired is found out by the very next Get. A Put that
+// was overtaken by a Remove keeps nothing: it asks the caller's isValid under
+// the lock.
 package cache
 
 import (
