@@ -175,7 +175,8 @@ func (m *Middleware) dispatch(ctx context.Context, token string, d digest) (tok 
 	if member.digests != m.digests && *member.digests != *m.digests {
 		own = member.digests.of(token)
 	}
-	tok, outcome, err = member.resolve(ctx, token, own, func(string) error { return nil }) // it was checked
+	isChecked := func(string) error { return nil }
+	tok, outcome, err = member.resolve(ctx, token, own, time.Now(), isChecked)
 	if err != nil {
 		return nil, outcome, m.log.about(ctx, own, m.blame(member, err))
 	}

@@ -77,11 +77,12 @@ func askWith(ctx context.Context, introspector Introspector, token string) (*int
 }
 
 // resolve answers from memory or looks the token up. What is in the memory had
-// its form checked when it came; anything else is to pass the check.
+// its form checked when it came; anything else is to pass the check. at is the
+// present.
 func (m *Middleware) resolve(
-	ctx context.Context, token string, d digest, check func(token string) error,
+	ctx context.Context, token string, d digest, at time.Time, check func(token string) error,
 ) (*Token, Outcome, error) {
-	found := m.memory.look(&d)
+	found := m.memory.tokens.Get(&d, m.memory.clock.At(at))
 	switch found.State {
 	case cache.No:
 		m.counts.negative.Add(1)

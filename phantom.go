@@ -377,11 +377,12 @@ func (m *Middleware) verify(ctx context.Context, token string) (tok *Token, outc
 	if err := httpauth.CheckSize(token); err != nil {
 		return nil, OutcomeNone, err
 	}
+	at := time.Now() // first: a processor that still works on the digest would wait for it here
 	d := m.digests.of(token)
 	if m.dispatcher != nil {
 		tok, outcome, err = m.dispatch(ctx, token, d)
 	} else {
-		tok, outcome, err = m.resolve(ctx, token, d, m.checkToken)
+		tok, outcome, err = m.resolve(ctx, token, d, at, m.checkToken)
 	}
 	if err != nil {
 		err = m.log.about(ctx, d, err)
