@@ -209,7 +209,7 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 	// that is not known by now.
 	l.m.memory.questions.End(l.digest, l.question)
 	if tok != nil && l.m.memory.isForgottenSince(tok, l.forgets) {
-		tok = nil // ask anew: its session ended while we asked
+		tok = nil                       // ask anew: its session ended while we asked
 		if s, ok := err.(*spoilt); ok { //nolint:errorlint // it comes as it is
 			err = &spoilt{s.panicked, flight.ErrOver}
 		} else {
