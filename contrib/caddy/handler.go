@@ -108,7 +108,9 @@ func (h *Handler) Cleanup() error {
 	if h.key == "" {
 		return nil
 	}
-	_, err := middlewares.Delete(h.key)
+	key := h.key
+	h.key = "" // once: others may use the Middleware
+	_, err := middlewares.Delete(key)
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -85,7 +86,10 @@ func (s *Settings) resolve() (*Settings, error) {
 // key names the settings in the pool of Middlewares. Of the secret it has no
 // more than a digest.
 func (s *Settings) key() string {
-	text, err := json.Marshal(s)
+	own := *s
+	// A file may have any bytes. JSON would make those equal that are no UTF-8.
+	own.ClientID, own.ClientSecret = strconv.Quote(s.ClientID), strconv.Quote(s.ClientSecret)
+	text, err := json.Marshal(&own)
 	if err != nil {
 		panic(err) // texts and numbers
 	}
@@ -177,8 +181,12 @@ func inDirectives(err error) error {
 	return errors.Join(mistakes...)
 }
 
-// checkScopes refuses what is not a scope-token (RFC 6749 section 3.3).
+// checkScopes refuses what is not a scope-token (RFC 6749 section 3.3), and a
+// list that has none.
 func checkScopes(scopes []string) error {
+	if scopes != nil && len(scopes) == 0 {
+		return errors.New("scopes: the list is empty; leave it out if every token is good enough")
+	}
 	for _, scope := range scopes {
 		foreign := func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }
 		if scope == "" || strings.ContainsFunc(scope, foreign) {
