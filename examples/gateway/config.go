@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -17,12 +18,16 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/valkey-io/valkey-go"
-
 	"github.com/phantom-token/phantom"
 	"github.com/phantom-token/phantom/dpop"
 	"github.com/phantom-token/phantom/mint"
+	"github.com/phantom-token/phantom/phantomotel"
 	"github.com/phantom-token/phantom/valkeystore"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/valkey-io/valkey-go"
+	exporter "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/sdk/metric"
 )
 
 // config is what the flags and the variables say, what is wrong with that, and
@@ -33,14 +38,14 @@ type config struct {
 	mistakes  []error
 	logger    *slog.Logger
 	upstream  *url.URL
-	public    map[string]bool // paths
-	tls       *certificate    // nil: plain HTTP
+	public    []string     // paths
+	tls       *certificate // nil: plain HTTP
 	auth      *phantom.Middleware
 	published map[string]http.Handler // by path: what verifies minted JWTs
+	measured  http.Handler            // the metrics
 }
 
-// configure finds all the mistakes in the settings first, then those in files,
-// then those that phantom finds.
+// configure finds mistakes in flags, or else in files, or else of options.
 func configure(args []string) *config {
 	c := &config{values: map[string]any{}}
 	c.parse(args)
@@ -70,7 +75,7 @@ func configure(args []string) *config {
 func (c *config) service() {
 	given := strings.TrimSuffix(c.text("upstream"), "/")
 	u, err := url.Parse(given)
-	c.upstream, c.public = u, set(c.text("public-paths"))
+	c.upstream, c.public = u, c.words("public-paths")
 	switch {
 	case strings.Contains(given, "@"):
 		c.fail("upstream", "has credentials") // not quoted, because of them
@@ -78,7 +83,7 @@ func (c *config) service() {
 		// With a path, requests for /../ would leave it.
 		c.fail("upstream", "%q is not http or https with a host, a port and no more", given)
 	}
-	for _, path := range c.words("public-paths") {
+	for _, path := range c.public {
 		// No two ways to write it, and none that an upstream would clean.
 		if u, err := url.Parse(path); err != nil || path[0] != '/' || u.RawPath != "" || u.JoinPath().EscapedPath() != path {
 			c.fail("public-paths", "%q is not a path as clients send it", path)
@@ -101,7 +106,7 @@ func (c *config) options() []phantom.Option {
 		phantom.WithMaxInFlight(get[int](c, "max-in-flight")),
 		phantom.WithCacheSize(get[int](c, "cache-size")),
 		phantom.WithLogger(c.logger),
-		phantom.WithErrorHandler(rejected),
+		phantom.WithErrorHandler(rejected), c.metrics(),
 	}
 	for name, option := range map[string]func(string) phantom.Option{
 		"issuer": phantom.WithIssuer, "introspection-endpoint": phantom.WithIntrospectionEndpoint,
@@ -129,6 +134,17 @@ func (c *config) options() []phantom.Option {
 	return append(append(opts, c.credentials()...), c.shared()...)
 }
 
+// metrics are served in the format of Prometheus.
+func (c *config) metrics() phantom.Option {
+	registry := prometheus.NewRegistry()
+	exporter, err := exporter.New(exporter.WithRegisterer(registry))
+	if err != nil {
+		c.fail("metrics-listen", "%v", err)
+	}
+	c.measured = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	return phantomotel.Instrument(phantomotel.WithMeterProvider(metric.NewMeterProvider(metric.WithReader(exporter))))
+}
+
 func (c *config) mint() []phantom.Option {
 	var keys []mint.Key
 	for _, signer := range c.keys("mint-key-file") {
@@ -148,8 +164,7 @@ func (c *config) mint() []phantom.Option {
 	return []phantom.Option{phantom.WithMinter(minter)}
 }
 
-// shared returns the options for what replicas share, the proofs of bound
-// tokens included.
+// shared returns the options for what replicas share, proofs included.
 func (c *config) shared() (opts []phantom.Option) {
 	var proofs []dpop.Option
 	if given := c.text("store"); given != "" {
@@ -189,18 +204,11 @@ var flagOf = map[string]string{
 
 // translate reports all mistakes of a constructor in terms of flags.
 func (c *config) translate(err error) {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return
-	}
-	for _, err := range joined.Unwrap() {
-		var e *phantom.ConfigError
-		if !errors.As(err, &e) || flagOf[e.Option] == "" {
-			c.mistakes = append(c.mistakes, err)
-			continue
+	joined, _ := err.(interface{ Unwrap() []error })
+	for i := 0; joined != nil && i < len(joined.Unwrap()); i++ {
+		if e := (*phantom.ConfigError)(nil); errors.As(joined.Unwrap()[i], &e) {
+			c.fail(cmp.Or(flagOf[e.Option], e.Option), "%s", strings.ReplaceAll(e.Reason, "WithInsecureHTTP", "-insecure-http"))
 		}
-		reason, _, _ := strings.Cut(e.Reason, "; see With") // no flag leads there
-		c.fail(flagOf[e.Option], "%s", reason)
 	}
 }
 
@@ -213,21 +221,24 @@ func (c *config) credentials() []phantom.Option {
 	case "post":
 		auth = phantom.ClientSecretPost(id, c.secret("client-secret-file"))
 	case "private_key_jwt":
-		key := append(c.keys("key-file"), nil)[0]
-		auth = phantom.PrivateKeyJWT(id, c.text("key-id"), algorithm(key), key)
+		algorithm, signer := "RS256", append(c.keys("key-file"), nil)[0]
+		switch key := signer.(type) {
+		case *ecdsa.PrivateKey:
+			algorithm = fmt.Sprintf("ES%d", min(key.Params().BitSize, 512)) // of P-521, too
+		case ed25519.PrivateKey:
+			algorithm = "EdDSA"
+		}
+		auth = phantom.PrivateKeyJWT(id, c.text("key-id"), algorithm, signer)
 	case "tls":
 		t := &transport{Transport: phantom.NewTransport(), certificate: c.certificate("cert-file", "key-file")}
-		t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return t.get()
-		}
-		return []phantom.Option{
-			phantom.WithClientAuth(phantom.TLSClientAuth(id)), phantom.WithHTTPClient(&http.Client{Transport: t}),
-		}
+		t.TLSClientConfig.GetClientCertificate = t.forServer
+		client := &http.Client{Transport: t}
+		return []phantom.Option{phantom.WithClientAuth(phantom.TLSClientAuth(id)), phantom.WithHTTPClient(client)}
 	}
 	return []phantom.Option{phantom.WithClientAuth(auth)}
 }
 
-// read reads the file of a flag. No mistake has its name, which may be a secret.
+// read reads the file of a flag. Its name may be a secret: no mistake has it.
 func (c *config) read(name string) []byte {
 	content, err := os.ReadFile(c.text(name))
 	if err != nil {
@@ -240,10 +251,9 @@ func (c *config) read(name string) []byte {
 func (c *config) secret(name string) string {
 	own := variable(strings.TrimSuffix(name, "-file"))
 	secret := os.Getenv(own)
-	if c.text(name) != "" {
-		if secret != "" {
-			c.fail(name, "excludes %s", own)
-		}
+	if c.text(name) != "" && secret != "" {
+		c.fail(name, "excludes %s", own)
+	} else if c.text(name) != "" {
 		secret = strings.TrimRight(string(c.read(name)), "\r\n")
 	}
 	if secret == "" {
@@ -266,17 +276,6 @@ func (c *config) keys(name string) (keys []crypto.Signer) {
 	return keys
 }
 
-// algorithm returns the usual one for a key.
-func algorithm(key crypto.Signer) string {
-	switch key := key.(type) {
-	case *ecdsa.PrivateKey:
-		return fmt.Sprintf("ES%d", min(key.Curve.Params().BitSize, 512)) // of P-521, too
-	case ed25519.PrivateKey:
-		return "EdDSA"
-	}
-	return "RS256"
-}
-
 // A certificate is read again for each handshake. While that fails, the one of
 // before is used.
 type certificate struct {
@@ -294,7 +293,11 @@ func (c *config) certificate(cert, key string) *certificate {
 	return own
 }
 
-func (c *certificate) get() (*tls.Certificate, error) {
+func (c *certificate) forServer(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return c.get(nil)
+}
+
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if pair, err := tls.LoadX509KeyPair(c.cert, c.key); err == nil {
 		c.current.Store(&pair)
 	}

@@ -55,7 +55,8 @@ func BenchmarkAddedCPU(b *testing.B) {
 		bare = append(bare, cpuTime(b, request, exec.Command(own), bareVariable+"="+s.upstream.URL))
 		gateway = append(gateway, cpuTime(b, request, exec.Command(binary, "-upstream", s.upstream.URL, "-issuer", s.issuer,
 			"-audience", audience, "-client-id", clientID, "-log-level", "warn", "-max-ttl", "1h", "-drain", "1ms",
-		), "PHANTOM_CLIENT_SECRET="+clientSecret, "PHANTOM_HEALTH_LISTEN=127.0.0.1:0", "PHANTOM_FORGET_LISTEN=127.0.0.1:0"))
+		), "PHANTOM_CLIENT_SECRET="+clientSecret, "PHANTOM_HEALTH_LISTEN=127.0.0.1:0", "PHANTOM_FORGET_LISTEN=127.0.0.1:0",
+			"PHANTOM_METRICS_LISTEN=127.0.0.1:0"))
 	}
 	slices.Sort(bare)
 	slices.Sort(gateway)

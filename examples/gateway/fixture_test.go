@@ -236,7 +236,7 @@ func checkJWT(t *testing.T, r *http.Request) {
 type gateway struct {
 	cmd            *exec.Cmd
 	url, health    string // without a slash at the end
-	forget         string
+	forget, meter  string
 	stdout, stderr lockedBuffer
 	exited         chan struct{}
 }
@@ -245,7 +245,8 @@ type gateway struct {
 // sets to "".
 func (s *site) settings(changes map[string]string) map[string]string {
 	all := map[string]string{
-		"listen": "127.0.0.1:0", "health-listen": "127.0.0.1:0", "forget-listen": "127.0.0.1:0", "drain": "0s", "upstream": s.upstream.URL,
+		"listen": "127.0.0.1:0", "health-listen": "127.0.0.1:0", "forget-listen": "127.0.0.1:0", "metrics-listen": "127.0.0.1:0",
+		"drain": "1ms", "upstream": s.upstream.URL,
 		"issuer": s.issuer, "audience": audience, "client-id": clientID,
 	}
 	maps.Copy(all, changes)
@@ -303,6 +304,7 @@ func (s *site) await(t *testing.T, g *gateway) *gateway {
 	}
 	g.url = scheme + line["listen"].(string)
 	g.health, g.forget = "http://"+line["health-listen"].(string), "http://"+line["forget-listen"].(string)
+	g.meter = "http://" + line["metrics-listen"].(string)
 	return g
 }
 
@@ -316,7 +318,8 @@ func launchCommand(t *testing.T, cmd *exec.Cmd, env []string) *gateway {
 	t.Helper()
 	g := &gateway{cmd: cmd, exited: make(chan struct{})}
 	g.cmd.Env = append([]string{
-		"GORACE=atexit_sleep_ms=0", "PHANTOM_HEALTH_LISTEN=127.0.0.1:0", "PHANTOM_FORGET_LISTEN=127.0.0.1:0", "PHANTOM_DRAIN=0s",
+		"GORACE=atexit_sleep_ms=0", "PHANTOM_HEALTH_LISTEN=127.0.0.1:0", "PHANTOM_FORGET_LISTEN=127.0.0.1:0", "PHANTOM_METRICS_LISTEN=127.0.0.1:0",
+		"PHANTOM_DRAIN=1ms",
 	}, env...) // and nothing of the test's
 	g.cmd.Stdout, g.cmd.Stderr = &g.stdout, &g.stderr
 	if err := g.cmd.Start(); err != nil {

@@ -23,11 +23,10 @@ type entry struct {
 }
 
 var table = []entry{
-	{"Clients:", "", nil, "", ""},
+	{"Clients and the service:", "", nil, "", ""},
 	{"listen", "address", "127.0.0.1:8080", "serve them here", ""},
 	{"tls-cert", "file", "", "certificate chain (PEM), read again when it changes; plain HTTP without", ""},
 	{"tls-key", "file", "", "its private key", ""},
-	{"The service behind:", "", nil, "", ""},
 	{"upstream", "URL", "", "its scheme, host and port; required", "!"},
 	{"upstream-timeout", "time", time.Minute, "how long its answer may take to begin; 0 for any time", ""},
 	{"public-paths", "paths", "", "that need no token, exactly as they are sent, separated by spaces", ""},
@@ -39,6 +38,8 @@ var table = []entry{
 	{"max-ttl", "time", time.Minute, "the longest that a revoked token can go unnoticed", ""},
 	{"stale-if-error", "time", time.Duration(0), "so much longer while the server gives no answer", ""},
 	{"cache-size", "number", 10_000, "of tokens that are remembered", ""},
+	{"store", "address", "", "of Valkey or Redis: host:port, several with commas, or rediss://host:port", ""},
+	{"store-secret-file", "file", "", "the same 32 bytes or more everywhere; or PHANTOM_STORE_SECRET has them", ""},
 	{"Authorization server:", "", nil, "", ""},
 	{"introspection-endpoint", "URL", "", "by default from its metadata", ""},
 	{"jwks-url", "URL", "", "of its keys; by default from its metadata", "mode jwt exchange"},
@@ -60,12 +61,10 @@ var table = []entry{
 	{"mint-issuer", "URL", "", "of our JWTs; its metadata and keys are served, without a token", "mode mint!"},
 	{"mint-key-file", "file", "", "private keys (PEM, PKCS #8): the first signs, all are published", "mode mint!"},
 	{"mint-audience", "values", "", "that may take our JWTs, separated by spaces", "mode mint!"},
-	{"Replicas:", "", nil, "", ""},
-	{"store", "address", "", "of Valkey or Redis: host:port, several with commas, or rediss://host:port", ""},
-	{"store-secret-file", "file", "", "the same 32 bytes or more everywhere; or PHANTOM_STORE_SECRET has them", ""},
 	{"Operators:", "", nil, "", ""},
 	{"health-listen", "address", "127.0.0.1:8081", "serve /livez and /readyz here", ""},
 	{"forget-listen", "address", "127.0.0.1:8082", "serve POST /forget and /backchannel-logout here", ""},
+	{"metrics-listen", "address", "127.0.0.1:8083", "serve metrics for Prometheus here", ""},
 	{"log-level", "debug|info|warn|error", "info", "requests are logged at info", ""},
 	{"log-format", "json|text", "json", "", ""},
 	{"drain", "time", 5 * time.Second, "after SIGTERM: not ready any more, but still taking requests", ""},
@@ -120,10 +119,10 @@ func (c *config) parse(args []string) {
 		os.Exit(0)
 	case err != nil || f.NArg() > 0: // not quoted, as the error would
 		c.mistakes = []error{fmt.Errorf("argument %d or the one behind it is not a flag of the gateway, or has no value", at)}
-		return
-	}
-	for _, e := range table {
-		c.check(e)
+	default:
+		for _, e := range table {
+			c.check(e)
+		}
 	}
 }
 
@@ -140,11 +139,9 @@ func (c *config) set(e entry, text string) {
 	case []string:
 		value = append(get[[]string](c, e.name), text)
 	}
-	switch {
-	case text == "":
-	case err != nil:
+	if text != "" && err != nil {
 		c.fail(e.name, "is no value such as %v", e.value)
-	default:
+	} else if text != "" {
 		c.values[e.name] = value
 	}
 }
@@ -155,9 +152,8 @@ func (c *config) check(e entry) {
 		c.fail(e.name, "%q is not %s", c.text(e.name), e.arg)
 	}
 	when, isRequired := strings.CutSuffix(e.when, "!")
-	other, values, _ := strings.Cut(when, " ")
 	isFor, with := true, ""
-	if other != "" {
+	if other, values, _ := strings.Cut(when, " "); other != "" {
 		isFor, with = slices.Contains(strings.Fields(values), c.text(other)), " with -"+other+" "+c.text(other)
 	}
 	switch isGiven := fmt.Sprint(c.values[e.name]) != fmt.Sprint(e.value); {

@@ -1,15 +1,10 @@
 // Gateway is a reverse proxy that lets no request through without a valid
-// opaque token and hands the token's JWT to the service behind it.
+// opaque token and hands the token's JWT to the service behind it. -h shows its
+// flags, and docs/gateway.md says how to run it.
 //
-//	PHANTOM_CLIENT_SECRET=… go -C examples/gateway run . \
-//	    -upstream http://127.0.0.1:9000 \
-//	    -issuer https://login.example.com/oauth/v2/oauth-anonymous \
-//	    -audience https://api.example.com \
-//	    -client-id gateway_client
-//
-// -h shows all flags, docs/gateway.md how to run it. In flags.go are the flags;
-// config.go turns them into options of phantom; proxy.go stands between a client
-// and the upstream; operate.go has what operators look at; this file serves.
+// flags.go has the flags; config.go makes options of phantom from them;
+// proxy.go stands between a client and the upstream; operate.go has what
+// operators look at; this file serves.
 package main
 
 import (
@@ -18,18 +13,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 )
 
-// main exits with status 2 for mistakes in the configuration, and 1 if serving
-// fails.
+// main exits with status 2 for wrong flags, and 1 if serving fails.
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
@@ -46,16 +38,16 @@ func main() {
 	}
 }
 
-// serve serves until ctx is done, and then until the requests that are under
-// way are answered.
+// serve serves until ctx is done, and then until what is under way is answered.
 func serve(ctx context.Context, c *config) error {
 	state := &state{logger: c.logger}
 	proxy := newServer(state.observe(newGateway(c)), c.logger)
 	attrs, failed := []any{"upstream", c.upstream.String(), "tls", c.tls != nil}, make(chan error)
 	for name, server := range map[string]*http.Server{
-		"listen":        proxy,
-		"health-listen": newServer(state.probes(), c.logger),
-		"forget-listen": newServer(forgetting(c.auth), c.logger),
+		"listen":         proxy,
+		"health-listen":  newServer(state.probes(), c.logger),
+		"forget-listen":  newServer(forgetting(c.auth), c.logger),
+		"metrics-listen": newServer(c.measured, c.logger),
 	} {
 		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.text(name))
 		if err != nil {
@@ -64,8 +56,7 @@ func serve(ctx context.Context, c *config) error {
 		attrs = append(attrs, name, listener.Addr().String())
 		if server == proxy && c.tls != nil {
 			listener = tls.NewListener(listener, &tls.Config{
-				MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
-				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.tls.get() },
+				MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: c.tls.get,
 			})
 		}
 		go func() {
@@ -75,7 +66,7 @@ func serve(ctx context.Context, c *config) error {
 		}()
 	}
 	c.logger.Info("serving", attrs...)
-	for _, path := range slices.Sorted(maps.Keys(c.public)) {
+	for _, path := range c.public {
 		c.logger.Info("needs no token", "path", path)
 	}
 	go state.warm(ctx, c.auth)
@@ -96,8 +87,7 @@ func serve(ctx context.Context, c *config) error {
 	return nil
 }
 
-// newServer returns a server that limits the time for a header and for an idle
-// connection, but not the time to read and write a body.
+// newServer limits the time for a header and of an idle connection, no body's.
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:                      h,

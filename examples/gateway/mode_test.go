@@ -192,7 +192,7 @@ func TestModeMistakes(t *testing.T) {
 		{"not a form", []string{"-mode=exchange", "-exchange-param=%zz"}, `
 			-exchange-param (PHANTOM_EXCHANGE_PARAM): is not encoded as a form`},
 		{"token endpoint", []string{"-mode=exchange", "-token-endpoint=http://as.test/token"}, `
-			-token-endpoint (PHANTOM_TOKEN_ENDPOINT): "http://as.test/token" is not https`},
+			-token-endpoint (PHANTOM_TOKEN_ENDPOINT): "http://as.test/token" is not https; see -insecure-http`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			g := launch(t, append([]string{

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -62,9 +63,6 @@ func forgetting(auth *phantom.Middleware) http.Handler {
 	return mux
 }
 
-// lingering is how long a client may still send a body that nobody reads.
-const lingering = time.Second
-
 // observe writes a line about each request when it is over, of at most 2 KiB.
 // It has neither the query nor anything from the header, where tokens are.
 func (s *state) observe(next http.Handler) http.Handler {
@@ -76,18 +74,15 @@ func (s *state) observe(next http.Handler) http.Handler {
 		}
 		defer func() { // a panic, when an answer breaks off, passes through
 			if r.ContentLength != 0 {
-				// net/http would wait for the rest, also when it shuts down.
-				_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingering))
+				// net/http would wait for a body that nobody reads, also at the end.
+				_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
 			}
 			if !s.logger.Enabled(rec, slog.LevelInfo) {
 				return
 			}
-			if complete && rec.status == 0 { // somebody took over the connection
-				rec.status = http.StatusSwitchingProtocols
-			}
 			attrs := []slog.Attr{
 				slog.String("method", fmt.Sprintf("%.32s", r.Method)), slog.String("client", r.RemoteAddr),
-				slog.String("path", fmt.Sprintf("%.1024s", r.URL.EscapedPath())), slog.Int("status", rec.status),
+				slog.String("path", fmt.Sprintf("%.1024s", r.URL.EscapedPath())), slog.Int("status", cmp.Or(rec.status, 101)),
 				slog.Int64("bytes", rec.bytes), slog.Bool("complete", complete),
 				slog.Float64("seconds", time.Since(start).Seconds()),
 			}
@@ -108,10 +103,8 @@ type recorder struct {
 	why    []slog.Attr // it was not served
 }
 
-type recorderKey struct{}
-
 func (r *recorder) Value(key any) any {
-	if key == (recorderKey{}) {
+	if key == (*recorder)(nil) {
 		return r
 	}
 	return r.Context.Value(key)
@@ -133,19 +126,19 @@ func (r *recorder) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Unwrap serves [http.ResponseController], which flushes.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// explain says in the access log why a request was not served.
+var salt = rand.Text() // of this process
+
+// explain says in the access log why a request was not served. Of the token it
+// shows enough to follow it in a log.
 func explain(r *http.Request, reason, token string) {
-	rec, _ := r.Context().Value(recorderKey{}).(*recorder)
+	rec, _ := r.Context().Value((*recorder)(nil)).(*recorder)
 	if rec.why = []slog.Attr{slog.String("reason", reason)}; token != "" {
-		sum := sha256.Sum256([]byte(salt + token)) // enough of it to follow a token in a log
+		sum := sha256.Sum256([]byte(salt + token))
 		rec.why = append(rec.why, slog.String("token", hex.EncodeToString(sum[:4])))
 	}
 }
-
-var salt = rand.Text() // of this process
 
 // rejected leaves the answer to phantom.
 func rejected(_ http.ResponseWriter, r *http.Request, e *phantom.Error) {

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -135,7 +136,7 @@ func TestPublicPaths(t *testing.T) {
 		}
 		return len(logged) == 3
 	})
-	if want := []string{"/a%20b", "/assets/", "/login"}; !slices.Equal(logged, want) {
+	if want := []string{"/login", "/assets/", "/a%20b"}; !slices.Equal(logged, want) {
 		t.Errorf("logged %q, want %q", logged, want)
 	}
 	token := s.issue(nil)
@@ -407,5 +408,36 @@ func TestBoundTokens(t *testing.T) {
 		if a.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s: status %d", name, a.StatusCode)
 		}
+	}
+}
+
+// Prometheus has an address of its own, and sees no more than numbers.
+func TestMetrics(t *testing.T) {
+	s := newSite(t)
+	g := s.start(t, nil)
+	g.ready(t)
+	token := s.issue(nil)
+	for range 3 {
+		g.get(t, "/", token).served(t)
+	}
+	g.get(t, "/", s.secret("junk-that-nobody-issued"))
+	g.get(t, "/", "")
+	resp, err := client.Get(g.meter + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(resp.Body)
+	for _, want := range []string{
+		`phantom_cache_tokens_total{.*phantom_cache_outcome="hit"} 2`, `phantom_cache_tokens_total{.*phantom_cache_outcome="miss"} 2`,
+		`phantom_rejections_total{.*error_type="inactive".*} 1`, `phantom_rejections_total{.*error_type="no_credentials".*} 1`,
+		`phantom_lookup_duration_seconds_count{`,
+	} {
+		if !regexp.MustCompile(want).Match(text) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	if found := s.leaks(string(text)); len(found) > 0 || strings.Contains(string(text), "alice") {
+		t.Errorf("in the metrics: %q\n%s", found, text)
 	}
 }

@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	_ "embed"
 	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,50 +19,43 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
-// newGateway returns the handler for clients. No request gets around the check
-// of its token, except to a public path, and to what a gateway that mints
-// publishes.
+// newGateway returns the handler for clients. Only public paths, and what a
+// gateway that mints publishes, need no token.
 func newGateway(c *config) http.Handler {
 	proxy := newProxy(c)
 	protect := c.auth.Handler
 	if scopes := c.words("scopes"); len(scopes) > 0 {
 		protect = c.auth.RequireScopes(scopes...)
 	}
-	protected := protect(endAtExpiry(proxy))
+	protected := protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tok, _ := phantom.FromContext(r.Context())
+		// A websocket or an event stream would live on. In -mode claims a token may
+		// have no expiry.
+		if deadline := tok.Expiry(); !deadline.IsZero() {
+			if time.Until(deadline) <= 0 {
+				deadline = time.Now().Add(10 * time.Second) // phantom's leeway for clocks
+			}
+			ctx, end := context.WithDeadline(r.Context(), deadline)
+			defer end()
+			r = r.WithContext(ctx)
+		}
+		proxy.ServeHTTP(w, r)
+	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		method, documents := strings.ToUpper(r.Method), c.published[r.URL.Path] // not all upstreams mind the case
 		switch {
 		case method == http.MethodTrace || method == http.MethodConnect:
-			// An upstream would show the JWT to the client; for forward proxies.
+			// TRACE shows the JWT to the client; CONNECT is for forward proxies.
 			w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 			w.Header().Set("Connection", "close") // without waiting for a body
 			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 		case documents != nil:
 			documents.ServeHTTP(w, r)
-		case len(c.public) > 0 && c.public[r.URL.EscapedPath()]:
+		case len(c.public) > 0 && slices.Contains(c.public, r.URL.EscapedPath()):
 			proxy.ServeHTTP(w, r)
 		default:
 			protected.ServeHTTP(w, r)
 		}
-	})
-}
-
-// endAtExpiry ends a request when its token or its JWT expires. A websocket or
-// an event stream would live on.
-func endAtExpiry(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		tok, _ := phantom.FromContext(r.Context())
-		deadline := tok.Expiry()
-		switch {
-		case deadline.IsZero(): // never, which -mode claims permits
-			next.ServeHTTP(w, r)
-			return
-		case time.Until(deadline) <= 0:
-			deadline = time.Now().Add(10 * time.Second) // phantom's leeway for clocks
-		}
-		ctx, cancel := context.WithDeadline(r.Context(), deadline)
-		defer cancel()
-		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
@@ -103,9 +99,7 @@ func newProxy(c *config) *httputil.ReverseProxy {
 			w.Header().Set("Cache-Control", "no-store")
 			http.Error(w, "the service behind this gateway does not answer", http.StatusBadGateway)
 		},
-		// These lines quote what the upstream sent. The access log has the
-		// answers that broke off.
-		ErrorLog: log.New(io.Discard, "", 0),
+		ErrorLog: log.New(io.Discard, "", 0), // it quotes the upstream; the access log has what broke off
 	}
 }
 
@@ -135,36 +129,17 @@ func reason(err error) string {
 	return "unusable answer"
 }
 
-// forgeable are the fields that no client may bring to the upstream. One that
-// ends in a hyphen stands for all that begin with it.
-var forgeable = set(
-	// Who the client is and how it came, as only proxies know it. Ours come.
-	"forwarded x-forwarded x-forwarded- x-original-forwarded-for x-real-ip true-client-ip x-client-ip x-cluster-client-ip",
-	"x-remote-ip x-remote-addr x-originating-ip cf-connecting-ip cf-connecting-ipv6 fastly-client-ip x-azure-clientip",
-	"x-azure-socketip x-appengine-user-ip x-original-host x-host x-scheme x-url-scheme front-end-https",
-	// Its certificate (RFC 9440, and before it).
-	"client-cert client-cert-chain x-client-cert x-client-cert- x-client-verify x-client-dn ssl-client- x-ssl-",
-	"x-arr-clientcert x-arr-ssl x-amzn-mtls-",
-	// Another route, for IIS, Symfony, WSGI and Envoy.
-	"x-original-url x-original-uri x-original-method x-rewrite-url x-script-name script-name x-envoy-",
-	// A user, in the words of Kubernetes and Authelia, oauth2-proxy, Grafana,
-	// authentik, Kong, APISIX and Pomerium; of Google, Azure, AWS and Cloudflare.
-	"remote- x-remote- x-auth-request- x-authenticated- x-webauth- x-authentik- x-consumer- x-credential-",
-	"x-anonymous-consumer x-userinfo x-access-token x-id-token x-jwt-assertion x-pomerium-",
-	"x-goog-authenticated-user- x-goog-iap-jwt-assertion x-endpoint-api-userinfo x-apigateway-api-userinfo",
-	"x-ms-client-principal x-ms-client-principal- x-ms-token- x-amzn-oidc- cf-access-",
-	// HTTP_PROXY of a CGI program (httpoxy); credentials for proxies; a proof about
-	// the opaque token, not about the JWT (RFC 9449).
-	"proxy proxy-authorization dpop",
-)
+//go:embed fields.txt
+var fields string
 
-func set(lines ...string) map[string]bool {
+// forgeable are the fields that no client may bring to the upstream.
+var forgeable = func() map[string]bool {
 	all := map[string]bool{}
-	for _, name := range strings.Fields(strings.Join(lines, " ")) {
+	for _, name := range strings.Fields(regexp.MustCompile("(?m)^#.*").ReplaceAllString(fields, "")) {
 		all[name] = true
 	}
 	return all
-}
+}()
 
 // dropForgeable also drops what looks like such a field to an upstream that
 // takes all punctuation for the same, as CGI does.
