@@ -61,23 +61,23 @@ func TestParseObjectRefuses(t *testing.T) {
 		"not an object": {``, ` `, `null`, `true`, `1`, `"{}"`, `[]`, `[{}]`, `nul`, `x`, `}`, `]`, `,`, `:`, "\x00", `["a":1}`, `x"a":1}`, `[}`, `"}`},
 		"trailing": {`{}{}`, `{} {}`, `{}x`, `{},`, `{}]`, `{}}`, "{}\x00", "{}\v", "{}\f", "{}\u00a0", "{}\ufeff", `{}//`, `{}/**/`,
 			`{"sub":"a"}{"sub":"b"}`},
-		"leading":      {"\ufeff{}", "\v{}", "\u00a0{}", "\u2028{}", `//` + "\n{}", `,{}`},
-		"unclosed":     {`{`, `{ `, `{"`, `{"a`, `{"a"`, `{"a" `, `{"a":`, `{"a":1`, `{"a":1 `, `{"a":1,`, `{"a":[`, `{"a":[1`, `{"a":[1,`, `{"a":{`, `{"a":"`},
-		"commas":       {`{,}`, `{"a":1,}`, `{,"a":1}`, `{"a":1,,"b":2}`, `{"a":1 "b":2}`, `{"a":[,]}`, `{"a":[1,]}`, `{"a":[,1]}`, `{"a":[1 2]}`, `{"a":[1,,2]}`},
-		"colons":       {`{"a"}`, `{"a",}`, `{"a" 1}`, `{"a"::1}`, `{"a":}`, `{"a":,}`, `{:1}`, `{"a"=1}`, `{"a":1:2}`},
-		"brackets":     {`{"a":[}`, `{"a":{]}`, `{"a":[1}`, `{"a":1]`, `{"a":[}]`, `{"a":{]}}`},
-		"names":        {`{a:1}`, `{'a':1}`, `{1:1}`, `{null:1}`, `{["a"]:1}`, `{{}:1}`, `{"a\x":1}`, `{"\ud800":1}`},
-		"literals":     {`{"a":True}`, `{"a":TRUE}`, `{"a":tru}`, `{"a":truex}`, `{"a":nulll}`, `{"a":NaN}`, `{"a":Infinity}`, `{"a":-Infinity}`, `{"a":undefined}`, `{"a":n}`},
-		"numbers":      {`{"a":01}`, `{"a":-01}`, `{"a":00}`, `{"a":+1}`, `{"a":.5}`, `{"a":-.5}`, `{"a":1.}`, `{"a":-}`, `{"a":--1}`, `{"a":1e}`, `{"a":1e+}`, `{"a":1e-}`, `{"a":1.e5}`, `{"a":1e5.5}`, `{"a":0x10}`, `{"a":1_000}`, `{"a":1,000}`, `{"a":1e+-5}`, `{"a":1 2}`, `{"a":١}`},
-		"strings":      {`{"a":'b'}`, "{\"a\":\"\n\"}", "{\"a\":\"\t\"}", "{\"a\":\"\x00\"}", "{\"a\":\"\x1f\"}", `{"a":"\`, `{"a":"\"`, `{"a":"\"}`, `{"a":"\a"}`, `{"a":"\'"}`, `{"a":"\0"}`, `{"a":"\x41"}`, `{"a":"\U0041"}`, `{"a":"\u"}`, `{"a":"\u004"}`, `{"a":"\u004g"}`, `{"a":"\u 041"}`, `{"a":"\u+041"}`, `{"a":"\u00é"}`},
-		"surrogates":   {`{"a":"\ud800"}`, `{"a":"\udc00"}`, `{"a":"\udbff"}`, `{"a":"\udfff"}`, `{"a":"\ud800x"}`, `{"a":"\ud800\n"}`, `{"a":"\ud800\u0041"}`, `{"a":"\ud800\ud800"}`, `{"a":"\udc00\ud800"}`, `{"a":"\ud800\\udc00"}`, `{"a":"\ud800 \udc00"}`, `{"a":"\ud83d\ude0"}`, `{"a":"\ud83d\ude00\ud83d"}`},
-		"UTF-8":        {"{\"a\":\"\xff\"}", "{\"a\":\"\xc0\xaf\"}", "{\"a\":\"\xe2\x82\"}", "{\"a\":\"\xed\xa0\x80\"}", "{\"a\":\"\xf4\x90\x80\x80\"}", "{\"a\":\"\x80\"}", "{\"\xff\":1}", "{\"a\":1\xff}", "\xff\xfe{}", "{\xc3}"},
-		"UTF-16":       {utf16le(`{"a":1}`), "\xff\xfe" + utf16le(`{}`), "\x00{\x00}"},
-		"duplicates":   {`{"a":1,"a":1}`, `{"a":1,"b":2,"a":3}`, `{"a":1,"\u0061":2}`, `{"\u0061":1,"a":2}`, `{"":1,"":2}`, `{"a/":1,"a\/":2}`, `{"é":1,"\u00e9":2}`, `{"😀":1,"\ud83d\ude00":2}`, `{"x":{"a":1,"a":2}}`, `{"x":[[{"a":1,"a":2}]]}`, `{"x":{"y":{"z":{"a":1,"b":1,"a":2}}}}`, `{"a":{"b":1},"a":{"c":2}}`, "{\"\t\":1}", `{"\t":1,"\u0009":2}`},
-		"too deep":     {nested(`{"a":`, `1`, `}`, 65), `{"a":` + nested(`[`, ``, `]`, 64) + `}`, nested(`{"a":`, ``, ``, 100000), `{"a":` + nested(`[`, ``, ``, 100000)},
-		"case J154":    {"\ufeff{\"sub\":\"a\"}", `null`, `[]`, ``},
-		"comments":     {`{/**/}`, `{"a":1/**/}`, "{\"a\":1//\n}", "{#\n}"},
-		"other escape": {`{"a":"\u{41}"}`, `{"a":"\N"}`},
+		"leading":         {"\ufeff{}", "\v{}", "\u00a0{}", "\u2028{}", `//` + "\n{}", `,{}`},
+		"unclosed":        {`{`, `{ `, `{"`, `{"a`, `{"a"`, `{"a" `, `{"a":`, `{"a":1`, `{"a":1 `, `{"a":1,`, `{"a":[`, `{"a":[1`, `{"a":[1,`, `{"a":{`, `{"a":"`},
+		"commas":          {`{,}`, `{"a":1,}`, `{,"a":1}`, `{"a":1,,"b":2}`, `{"a":1 "b":2}`, `{"a":[,]}`, `{"a":[1,]}`, `{"a":[,1]}`, `{"a":[1 2]}`, `{"a":[1,,2]}`},
+		"colons":          {`{"a"}`, `{"a",}`, `{"a" 1}`, `{"a"::1}`, `{"a":}`, `{"a":,}`, `{:1}`, `{"a"=1}`, `{"a":1:2}`},
+		"brackets":        {`{"a":[}`, `{"a":{]}`, `{"a":[1}`, `{"a":1]`, `{"a":[}]`, `{"a":{]}}`},
+		"names":           {`{a:1}`, `{'a':1}`, `{1:1}`, `{null:1}`, `{["a"]:1}`, `{{}:1}`, `{"a\x":1}`, `{"\ud800":1}`},
+		"literals":        {`{"a":True}`, `{"a":TRUE}`, `{"a":tru}`, `{"a":truex}`, `{"a":nulll}`, `{"a":NaN}`, `{"a":Infinity}`, `{"a":-Infinity}`, `{"a":undefined}`, `{"a":n}`},
+		"numbers":         {`{"a":01}`, `{"a":-01}`, `{"a":00}`, `{"a":+1}`, `{"a":.5}`, `{"a":-.5}`, `{"a":1.}`, `{"a":-}`, `{"a":--1}`, `{"a":1e}`, `{"a":1e+}`, `{"a":1e-}`, `{"a":1.e5}`, `{"a":1e5.5}`, `{"a":0x10}`, `{"a":1_000}`, `{"a":1,000}`, `{"a":1e+-5}`, `{"a":1 2}`, `{"a":١}`},
+		"strings":         {`{"a":'b'}`, "{\"a\":\"\n\"}", "{\"a\":\"\t\"}", "{\"a\":\"\x00\"}", "{\"a\":\"\x1f\"}", `{"a":"\`, `{"a":"\"`, `{"a":"\"}`, `{"a":"\a"}`, `{"a":"\'"}`, `{"a":"\0"}`, `{"a":"\x41"}`, `{"a":"\U0041"}`, `{"a":"\u"}`, `{"a":"\u004"}`, `{"a":"\u004g"}`, `{"a":"\u 041"}`, `{"a":"\u+041"}`, `{"a":"\u00é"}`},
+		"surrogates":      {`{"a":"\ud800"}`, `{"a":"\udc00"}`, `{"a":"\udbff"}`, `{"a":"\udfff"}`, `{"a":"\ud800x"}`, `{"a":"\ud800\n"}`, `{"a":"\ud800\u0041"}`, `{"a":"\ud800\ud800"}`, `{"a":"\udc00\ud800"}`, `{"a":"\ud800\\udc00"}`, `{"a":"\ud800 \udc00"}`, `{"a":"\ud83d\ude0"}`, `{"a":"\ud83d\ude00\ud83d"}`},
+		"UTF-8":           {"{\"a\":\"\xff\"}", "{\"a\":\"\xc0\xaf\"}", "{\"a\":\"\xe2\x82\"}", "{\"a\":\"\xed\xa0\x80\"}", "{\"a\":\"\xf4\x90\x80\x80\"}", "{\"a\":\"\x80\"}", "{\"\xff\":1}", "{\"a\":1\xff}", "\xff\xfe{}", "{\xc3}"},
+		"UTF-16":          {utf16le(`{"a":1}`), "\xff\xfe" + utf16le(`{}`), "\x00{\x00}"},
+		"duplicates":      {`{"a":1,"a":1}`, `{"a":1,"b":2,"a":3}`, `{"a":1,"\u0061":2}`, `{"\u0061":1,"a":2}`, `{"":1,"":2}`, `{"a/":1,"a\/":2}`, `{"é":1,"\u00e9":2}`, `{"😀":1,"\ud83d\ude00":2}`, `{"x":{"a":1,"a":2}}`, `{"x":[[{"a":1,"a":2}]]}`, `{"x":{"y":{"z":{"a":1,"b":1,"a":2}}}}`, `{"a":{"b":1},"a":{"c":2}}`, "{\"\t\":1}", `{"\t":1,"\u0009":2}`},
+		"too deep":        {nested(`{"a":`, `1`, `}`, 65), `{"a":` + nested(`[`, ``, `]`, 64) + `}`, nested(`{"a":`, ``, ``, 100000), `{"a":` + nested(`[`, ``, ``, 100000)},
+		"byte order mark": {"\ufeff{\"sub\":\"a\"}", `null`, `[]`, ``}, // J154
+		"comments":        {`{/**/}`, `{"a":1/**/}`, "{\"a\":1//\n}", "{#\n}"},
+		"other escape":    {`{"a":"\u{41}"}`, `{"a":"\N"}`},
 	}
 	for name, texts := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -238,7 +238,8 @@ func TestObjectGet(t *testing.T) {
 	}
 }
 
-func TestJ166NamesAreExact(t *testing.T) {
+// Catalogue: J166.
+func TestNamesAreExact(t *testing.T) {
 	o := parseObject(t, `{"EXP":1999999999,"Sub":"a","ACTIVE":true,"`+"\u212a"+`id":"x"}`)
 	for _, name := range []string{"exp", "sub", "active", "kid"} {
 		if o.Get(name).Exists() {
@@ -274,8 +275,8 @@ func TestValueKinds(t *testing.T) {
 		{`[1]`, ""}, {`["a",1]`, ""}, {`[null]`, ""}, {`[["x"]]`, ""}, {`["a",{}]`, ""}, {`[true]`, ""},
 		{`{}`, "object"}, {`{"x":1}`, "object"}, {`-1`, ""},
 	}
-	for _, tt := range tests {
-		v := member(t, " "+tt.text+" ")
+	for _, tc := range tests {
+		v := member(t, " "+tc.text+" ")
 		var kinds []string
 		if v.IsNull() {
 			kinds = append(kinds, "null")
@@ -295,11 +296,11 @@ func TestValueKinds(t *testing.T) {
 		if _, ok := v.Object(); ok {
 			kinds = append(kinds, "object")
 		}
-		if got := strings.Join(kinds, " "); got != tt.kinds {
-			t.Errorf("%s is %q, want %q", tt.text, got, tt.kinds)
+		if got := strings.Join(kinds, " "); got != tc.kinds {
+			t.Errorf("%s is %q, want %q", tc.text, got, tc.kinds)
 		}
-		if !v.Exists() || string(v.Raw()) != tt.text {
-			t.Errorf("%s: raw %s", tt.text, v.Raw())
+		if !v.Exists() || string(v.Raw()) != tc.text {
+			t.Errorf("%s: raw %s", tc.text, v.Raw())
 		}
 	}
 	var absent jose.Value
@@ -390,17 +391,17 @@ func TestNumericDate(t *testing.T) {
 		name, text string
 		want       int64
 	}{
-		{"J157 null", `null`, refused},
-		{"J157 true", `true`, refused},
-		{"J157 array", `[9999999999]`, refused},
-		{"J157 string", `"1999999999"`, refused},
-		{"J157 date string", `"2099-01-01T00:00:00Z"`, refused},
-		{"J157 string with a space", `" 1999999999"`, refused},
+		{"null", `null`, refused},                          // J157
+		{"true", `true`, refused},                          // J157
+		{"array", `[9999999999]`, refused},                 // J157
+		{"string", `"1999999999"`, refused},                // J157
+		{"date string", `"2099-01-01T00:00:00Z"`, refused}, // J157
+		{"string with a space", `" 1999999999"`, refused},  // J157
 		{"object", `{"sec":1}`, refused},
-		{"J158 fraction", `1999999999.75`, 1999999999},
+		{"fraction", `1999999999.75`, 1999999999}, // J158
 		{"fraction, many digits", `1999999999.9999999999999999999`, 1999999999},
 		{"fraction below one", `0.99999999999999999999999999`, 0},
-		{"J159 exponent", `9e9`, 9000000000},
+		{"exponent", `9e9`, 9000000000}, // J159
 		{"2e9", `2e9`, 2000000000},
 		{"2E+9", `2E+9`, 2000000000},
 		{"1.9999999995e9", `1.9999999995e9`, 1999999999},
@@ -414,8 +415,8 @@ func TestNumericDate(t *testing.T) {
 		{"0.0000000002e19", `0.0000000002e19`, 2000000000},
 		{"0.000e5", `0.000e5`, 0},
 		{"zeros and a long exponent", `0.0e999999999999999999999`, 0},
-		{"J161 minus one", `-1`, refused},
-		{"J161 zero", `0`, 0},
+		{"minus one", `-1`, refused}, // J161
+		{"zero", `0`, 0},             // J161
 		{"minus zero", `-0`, 0},
 		{"minus zero fraction", `-0.0e5`, 0},
 		{"minus half", `-0.5`, refused},
@@ -424,8 +425,8 @@ func TestNumericDate(t *testing.T) {
 		{"last", `253402300799`, last},
 		{"last with fraction", `253402300799.999`, last},
 		{"last + 1", `253402300800`, refused},
-		{"J162 milliseconds", `1999999999000`, refused},
-		{"J162 microseconds", `1999999999000000`, refused},
+		{"milliseconds", `1999999999000`, refused},    // J162
+		{"microseconds", `1999999999000000`, refused}, // J162
 		{"twelve nines", `999999999999`, refused},
 		{"1e11", `1e11`, 100000000000},
 		{"1e12", `1e12`, refused},
@@ -445,14 +446,14 @@ func TestNumericDate(t *testing.T) {
 		{"30,000 digits", strings.Repeat("9", 30000), refused},
 		{"30,000 digits after the point", `5.` + strings.Repeat("9", 30000), 5},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			got, ok := member(t, tt.text).NumericDate()
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			got, ok := member(t, tc.text).NumericDate()
 			if !ok {
 				got = refused
 			}
-			if got != tt.want {
-				t.Errorf("%.60s: got %d, want %d", tt.text, got, tt.want)
+			if got != tc.want {
+				t.Errorf("%.60s: got %d, want %d", tc.text, got, tc.want)
 			}
 		})
 	}

@@ -56,29 +56,53 @@ func verdict(t testing.TB, jwk any) string {
 	return "dropped"
 }
 
-func TestEachJWKIsJudgedAlone(t *testing.T) {
-	RSA, EC, ED := jwkOf(&rsaKey().PublicKey), jwkOf(&p256().PublicKey), jwkOf(edKey().Public())
-	EC384, EC521 := jwkOf(&p384().PublicKey), jwkOf(&p521().PublicKey)
-	n := rsaKey().N
-	evenN := new(big.Int).SetBit(n, 0, 0)
-	x := p256().PublicKey.X.FillBytes(make([]byte, 32))
-	tests := []struct {
-		name string
-		jwk  any
-		want string
-	}{
+// A jwkCase is a JWK and what becomes of it.
+type jwkCase struct {
+	name string
+	jwk  any
+	want string
+}
+
+// checkJWKs has each JWK judged, and sees that it does not change what becomes
+// of a good neighbour.
+func checkJWKs(t *testing.T, tests []jwkCase) {
+	t.Helper()
+	first, last := with(jwkOf(&p256().PublicKey), "kid", "first"), with(jwkOf(edKey().Public()), "kid", "last")
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := verdict(t, tc.jwk); got != tc.want {
+				t.Errorf("got %s, want %s", got, tc.want)
+			}
+			keys, _, _, err := jose.ParseKeySet(setOf(first, tc.jwk, last))
+			if tc.want == "set" {
+				if !errors.Is(err, jose.ErrMalformed) || keys != nil {
+					t.Errorf("the set: %d keys, %v", len(keys), err)
+				}
+				return
+			}
+			if err != nil || len(keys) < 2 || keys[0].ID() != "first" || keys[len(keys)-1].ID() != "last" {
+				t.Errorf("beside it: %d keys, %v", len(keys), err)
+			}
+		})
+	}
+}
+
+// A kind of key that is not known is skipped, what is no JWK is dropped.
+func TestKindsOfJWK(t *testing.T) {
+	RSA, EC, ED, EC384, EC521 := jwkOf(&rsaKey().PublicKey), jwkOf(&p256().PublicKey), jwkOf(edKey().Public()), jwkOf(&p384().PublicKey), jwkOf(&p521().PublicKey)
+	checkJWKs(t, []jwkCase{
 		{"RSA", RSA, "key"}, {"P-256", EC, "key"}, {"P-384", EC384, "key"}, {"P-521", EC521, "key"}, {"Ed25519", ED, "key"},
 		{"unknown members", with(RSA, "x5c", []int{1}, "x5t", 7, "x5u", nil, "nbf", 1, "foo", map[string]int{}), "key"},
 
-		{"K184 ML-DSA", `{"kty":"AKP","alg":"ML-DSA-65","pub":"AAAA","kid":"pq"}`, "skipped"},
-		{"K184 Ed448", with(ED, "crv", "Ed448", "x", b64(make([]byte, 57))), "skipped"},
-		{"K184 secp256k1", with(EC, "crv", "secp256k1", "alg", "ES256K"), "skipped"},
-		{"K184 X25519", with(ED, "crv", "X25519"), "skipped"},
-		{"K184 P-224", with(EC, "crv", "P-224"), "skipped"},
-		{"K184 brainpool", with(EC, "crv", "BP-256"), "skipped"},
-		{"K184 kty unknown with members called d and k", `{"kty":"NEW","d":1,"k":2}`, "skipped"},
-		{"K184 kty in another case", with(RSA, "kty", "rsa"), "skipped"},
-		{"K184 crv in another case", with(ED, "crv", "ed25519"), "skipped"},
+		{"ML-DSA", `{"kty":"AKP","alg":"ML-DSA-65","pub":"AAAA","kid":"pq"}`, "skipped"},    // K184
+		{"Ed448", with(ED, "crv", "Ed448", "x", b64(make([]byte, 57))), "skipped"},          // K184
+		{"secp256k1", with(EC, "crv", "secp256k1", "alg", "ES256K"), "skipped"},             // K184
+		{"X25519", with(ED, "crv", "X25519"), "skipped"},                                    // K184
+		{"P-224", with(EC, "crv", "P-224"), "skipped"},                                      // K184
+		{"brainpool", with(EC, "crv", "BP-256"), "skipped"},                                 // K184
+		{"kty unknown with members called d and k", `{"kty":"NEW","d":1,"k":2}`, "skipped"}, // K184
+		{"kty in another case", with(RSA, "kty", "rsa"), "skipped"},                         // K184
+		{"crv in another case", with(ED, "crv", "ed25519"), "skipped"},                      // K184
 		{"crv of another kty", with(ED, "crv", "P-256"), "skipped"},
 		{"Ed25519 in kty EC", with(ED, "kty", "EC"), "skipped"},
 
@@ -89,38 +113,47 @@ func TestEachJWKIsJudgedAlone(t *testing.T) {
 		{"kty number", with(RSA, "kty", 1), "dropped"},
 		{"crv missing", with(EC, "crv", nil), "dropped"},
 		{"crv number", with(EC, "crv", 256), "dropped"},
+	})
+}
 
-		{"K187 RSA 512", rsaJWK(modulus(512)), "dropped"},
-		{"K187 RSA 1024", rsaJWK(modulus(1024)), "dropped"},
-		{"K187 RSA 2047", rsaJWK(modulus(2047)), "dropped"},
-		{"K187 RSA 2048", rsaJWK(modulus(2048)), "key"},
-		{"K187 RSA 2049", rsaJWK(modulus(2049)), "key"},
-		{"K187 RSA 3072", rsaJWK(modulus(3072)), "key"},
-		{"K187 RSA 4096", rsaJWK(modulus(4096)), "key"},
-		{"K187 RSA 8192", rsaJWK(modulus(8192)), "key"},
-		{"K187 RSA 8193", rsaJWK(modulus(8193)), "dropped"},
-		{"K187 RSA 16384", rsaJWK(modulus(16384)), "dropped"},
-		{"K187 RSA 1,000,000", rsaJWK(modulus(1_000_000)), "dropped"},
-		{"K187 2048 bits of zeros around 1024", rsaJWK(n, "n", b64(append(make([]byte, 128), modulus(1024).Bytes()...))), "dropped"},
+// The numbers of a key are those of its kind, and strong enough.
+func TestNumbersOfJWK(t *testing.T) {
+	EC, ED, EC384, EC521 := jwkOf(&p256().PublicKey), jwkOf(edKey().Public()), jwkOf(&p384().PublicKey), jwkOf(&p521().PublicKey)
+	n := rsaKey().N
+	evenN := new(big.Int).SetBit(n, 0, 0)
+	x := p256().PublicKey.X.FillBytes(make([]byte, 32))
+	checkJWKs(t, []jwkCase{
+		{"RSA 512", rsaJWK(modulus(512)), "dropped"},             // K187
+		{"RSA 1024", rsaJWK(modulus(1024)), "dropped"},           // K187
+		{"RSA 2047", rsaJWK(modulus(2047)), "dropped"},           // K187
+		{"RSA 2048", rsaJWK(modulus(2048)), "key"},               // K187
+		{"RSA 2049", rsaJWK(modulus(2049)), "key"},               // K187
+		{"RSA 3072", rsaJWK(modulus(3072)), "key"},               // K187
+		{"RSA 4096", rsaJWK(modulus(4096)), "key"},               // K187
+		{"RSA 8192", rsaJWK(modulus(8192)), "key"},               // K187
+		{"RSA 8193", rsaJWK(modulus(8193)), "dropped"},           // K187
+		{"RSA 16384", rsaJWK(modulus(16384)), "dropped"},         // K187
+		{"RSA 1,000,000", rsaJWK(modulus(1_000_000)), "dropped"}, // K187
+		{"2048 bits of zeros around 1024", rsaJWK(n, "n", b64(append(make([]byte, 128), modulus(1024).Bytes()...))), "dropped"}, // K187
 		{"RSA leading zero of the modulus", rsaJWK(n, "n", b64(append([]byte{0}, n.Bytes()...))), "key"},
 		{"RSA 8192 and leading zero", rsaJWK(n, "n", b64(append([]byte{0}, modulus(8192).Bytes()...))), "key"},
-		{"K187 e = 1", rsaJWK(n, "e", "AQ"), "dropped"},
-		{"K187 e = 0", rsaJWK(n, "e", "AA"), "dropped"},
-		{"K187 e = 2", rsaJWK(n, "e", "Ag"), "dropped"},
-		{"K187 e = 3", rsaJWK(n, "e", "Aw"), "key"},
-		{"K187 e = 17", rsaJWK(n, "e", "EQ"), "key"},
-		{"K187 e even", rsaJWK(n, "e", "AQAA"), "dropped"},
-		{"K187 e of 31 bits", rsaJWK(n, "e", b64([]byte{0x7f, 0xff, 0xff, 0xff})), "key"},
-		{"K187 e = 2^31 + 1", rsaJWK(n, "e", b64([]byte{0x80, 0, 0, 1})), "dropped"},
-		{"K187 e of 32 bits", rsaJWK(n, "e", b64([]byte{0xff, 0xff, 0xff, 0xff})), "dropped"},
-		{"K187 e of 33 bits", rsaJWK(n, "e", b64([]byte{1, 0, 0, 0, 1})), "dropped"},
-		{"K187 e wraps 64 bits to 65537", rsaJWK(n, "e", b64([]byte{1, 0, 0, 0, 0, 0, 1, 0, 1})), "dropped"},
-		{"K187 e of 2048 bits", rsaJWK(n, "e", b64(modulus(2048).Bytes())), "dropped"},
-		{"K187 n even", rsaJWK(evenN), "dropped"},
-		{"K187 n empty", rsaJWK(n, "n", ""), "dropped"},
-		{"K187 n zero", rsaJWK(n, "n", "AA"), "dropped"},
-		{"K187 n of zeros", rsaJWK(n, "n", b64(make([]byte, 256))), "dropped"},
-		{"K187 ROCA", rsaJWK(rocaModulus()), "dropped"},
+		{"e = 1", rsaJWK(n, "e", "AQ"), "dropped"},                                                      // K187
+		{"e = 0", rsaJWK(n, "e", "AA"), "dropped"},                                                      // K187
+		{"e = 2", rsaJWK(n, "e", "Ag"), "dropped"},                                                      // K187
+		{"e = 3", rsaJWK(n, "e", "Aw"), "key"},                                                          // K187
+		{"e = 17", rsaJWK(n, "e", "EQ"), "key"},                                                         // K187
+		{"e even", rsaJWK(n, "e", "AQAA"), "dropped"},                                                   // K187
+		{"e of 31 bits", rsaJWK(n, "e", b64([]byte{0x7f, 0xff, 0xff, 0xff})), "key"},                    // K187
+		{"e = 2^31 + 1", rsaJWK(n, "e", b64([]byte{0x80, 0, 0, 1})), "dropped"},                         // K187
+		{"e of 32 bits", rsaJWK(n, "e", b64([]byte{0xff, 0xff, 0xff, 0xff})), "dropped"},                // K187
+		{"e of 33 bits", rsaJWK(n, "e", b64([]byte{1, 0, 0, 0, 1})), "dropped"},                         // K187
+		{"e wraps 64 bits to 65537", rsaJWK(n, "e", b64([]byte{1, 0, 0, 0, 0, 0, 1, 0, 1})), "dropped"}, // K187
+		{"e of 2048 bits", rsaJWK(n, "e", b64(modulus(2048).Bytes())), "dropped"},                       // K187
+		{"n even", rsaJWK(evenN), "dropped"},                                                            // K187
+		{"n empty", rsaJWK(n, "n", ""), "dropped"},                                                      // K187
+		{"n zero", rsaJWK(n, "n", "AA"), "dropped"},                                                     // K187
+		{"n of zeros", rsaJWK(n, "n", b64(make([]byte, 256))), "dropped"},                               // K187
+		{"ROCA", rsaJWK(rocaModulus()), "dropped"},                                                      // K187
 		{"n missing", rsaJWK(n, "n", nil), "dropped"},
 		{"e missing", rsaJWK(n, "e", nil), "dropped"},
 		{"e empty", rsaJWK(n, "e", ""), "dropped"},
@@ -134,15 +167,15 @@ func TestEachJWKIsJudgedAlone(t *testing.T) {
 		{"e with unused bits set", rsaJWK(n, "e", "Ax"), "dropped"},
 		{"e padded", rsaJWK(n, "e", "Aw=="), "dropped"},
 
-		{"K187 EC off the curve", with(EC, "y", EC["x"]), "dropped"},
-		{"K187 EC (0,0)", with(EC, "x", b64(make([]byte, 32)), "y", b64(make([]byte, 32))), "dropped"},
-		{"K187 EC x oversize", with(EC, "x", b64(append([]byte{0}, x...))), "dropped"},
-		{"K187 EC x 31 bytes", with(EC, "x", b64(x[1:])), "dropped"},
-		{"K187 EC x huge", with(EC, "x", b64(make([]byte, 1<<20))), "dropped"},
-		{"K187 EC x ≥ p", with(EC, "x", b64(bytes.Repeat([]byte{0xff}, 32))), "dropped"},
-		{"K187 EC P-521 x above 521 bits", with(EC521, "x", b64(bytes.Repeat([]byte{0xff}, 66))), "dropped"},
-		{"K187 EC coordinates of another curve", with(EC, "crv", "P-384"), "dropped"},
-		{"K187 EC point of P-384 cut to P-256", with(EC384, "crv", "P-256"), "dropped"},
+		{"EC off the curve", with(EC, "y", EC["x"]), "dropped"},                                         // K187
+		{"EC (0,0)", with(EC, "x", b64(make([]byte, 32)), "y", b64(make([]byte, 32))), "dropped"},       // K187
+		{"EC x oversize", with(EC, "x", b64(append([]byte{0}, x...))), "dropped"},                       // K187
+		{"EC x 31 bytes", with(EC, "x", b64(x[1:])), "dropped"},                                         // K187
+		{"EC x huge", with(EC, "x", b64(make([]byte, 1<<20))), "dropped"},                               // K187
+		{"EC x ≥ p", with(EC, "x", b64(bytes.Repeat([]byte{0xff}, 32))), "dropped"},                     // K187
+		{"EC P-521 x above 521 bits", with(EC521, "x", b64(bytes.Repeat([]byte{0xff}, 66))), "dropped"}, // K187
+		{"EC coordinates of another curve", with(EC, "crv", "P-384"), "dropped"},                        // K187
+		{"EC point of P-384 cut to P-256", with(EC384, "crv", "P-256"), "dropped"},                      // K187
 		{"EC y missing", with(EC, "y", nil), "dropped"},
 		{"EC x missing", with(EC, "x", nil), "dropped"},
 		{"EC x empty", with(EC, "x", ""), "dropped"},
@@ -156,54 +189,67 @@ func TestEachJWKIsJudgedAlone(t *testing.T) {
 		{"Ed25519 not a point", with(ED, "x", b64(append([]byte{2}, make([]byte, 31)...))), "dropped"},
 		{"Ed25519 identity", with(ED, "x", b64(append([]byte{1}, make([]byte, 31)...))), "dropped"},
 		{"Ed25519 zero", with(ED, "x", b64(make([]byte, 32))), "dropped"},
+	})
+}
 
-		{"J128 oct", `{"kty":"oct","kid":"k1","alg":"HS256","k":"AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T"}`, "dropped"},
-		{"K187 oct, short", `{"kty":"oct","k":"AA"}`, "dropped"},
+// No secret is taken for a key that verifies.
+func TestSecretsInJWK(t *testing.T) {
+	RSA, EC, ED := jwkOf(&rsaKey().PublicKey), jwkOf(&p256().PublicKey), jwkOf(edKey().Public())
+	x := p256().PublicKey.X.FillBytes(make([]byte, 32))
+	checkJWKs(t, []jwkCase{
+		{"oct", `{"kty":"oct","kid":"k1","alg":"HS256","k":"AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T"}`, "dropped"}, // J128
+		{"oct, short", `{"kty":"oct","k":"AA"}`, "dropped"},                                                             // K187
 		{"oct without k", `{"kty":"oct"}`, "dropped"},
 		{"oct for encryption", `{"kty":"oct","use":"enc"}`, "dropped"},
 
-		{"K188 RSA d", with(RSA, "d", "AQAB"), "private"},
-		{"K188 RSA p", with(RSA, "p", "AQAB"), "private"},
-		{"K188 RSA q", with(RSA, "q", "AQAB"), "private"},
-		{"K188 RSA dp", with(RSA, "dp", "AQAB"), "private"},
-		{"K188 RSA dq", with(RSA, "dq", "AQAB"), "private"},
-		{"K188 RSA qi", with(RSA, "qi", "AQAB"), "private"},
-		{"K188 RSA oth", with(RSA, "oth", []any{}), "private"},
-		{"K188 RSA k", with(RSA, "k", "AQAB"), "private"},
-		{"K188 EC d", with(EC, "d", b64(x)), "private"},
-		{"K188 OKP d", with(ED, "d", b64(x)), "private"},
-		{"K188 X25519 d", with(ED, "crv", "X25519", "d", b64(x)), "private"},
-		{"K188 d null", strings.Replace(object(EC), `{`, `{"d":null,`, 1), "private"},
-		{"K188 d, escaped name", strings.Replace(object(EC), `{`, `{"\u0064":"AA",`, 1), "private"},
-		{"K188 d in a key for encryption", with(RSA, "d", "AQAB", "use", "enc"), "private"},
+		{"RSA d", with(RSA, "d", "AQAB"), "private"},                                           // K188
+		{"RSA p", with(RSA, "p", "AQAB"), "private"},                                           // K188
+		{"RSA q", with(RSA, "q", "AQAB"), "private"},                                           // K188
+		{"RSA dp", with(RSA, "dp", "AQAB"), "private"},                                         // K188
+		{"RSA dq", with(RSA, "dq", "AQAB"), "private"},                                         // K188
+		{"RSA qi", with(RSA, "qi", "AQAB"), "private"},                                         // K188
+		{"RSA oth", with(RSA, "oth", []any{}), "private"},                                      // K188
+		{"RSA k", with(RSA, "k", "AQAB"), "private"},                                           // K188
+		{"EC d", with(EC, "d", b64(x)), "private"},                                             // K188
+		{"OKP d", with(ED, "d", b64(x)), "private"},                                            // K188
+		{"X25519 d", with(ED, "crv", "X25519", "d", b64(x)), "private"},                        // K188
+		{"d null", strings.Replace(object(EC), `{`, `{"d":null,`, 1), "private"},               // K188
+		{"d, escaped name", strings.Replace(object(EC), `{`, `{"\u0064":"AA",`, 1), "private"}, // K188
+		{"d in a key for encryption", with(RSA, "d", "AQAB", "use", "enc"), "private"},         // K188
 		{"D is another member", with(EC, "D", "AA"), "key"},
+	})
+}
 
-		{"K190 use sig", with(RSA, "use", "sig"), "key"},
-		{"K190 use enc", with(RSA, "use", "enc"), "skipped"},
-		{"K190 use empty", with(RSA, "use", ""), "key"},
-		{"K190 use in capitals", with(RSA, "use", "SIG"), "dropped"},
+// What a JWK says of its use, its algorithm and its name.
+func TestUsesAndNamesOfJWK(t *testing.T) {
+	RSA, EC, ED, EC521 := jwkOf(&rsaKey().PublicKey), jwkOf(&p256().PublicKey), jwkOf(edKey().Public()), jwkOf(&p521().PublicKey)
+	checkJWKs(t, []jwkCase{
+		{"use sig", with(RSA, "use", "sig"), "key"},             // K190
+		{"use enc", with(RSA, "use", "enc"), "skipped"},         // K190
+		{"use empty", with(RSA, "use", ""), "key"},              // K190
+		{"use in capitals", with(RSA, "use", "SIG"), "dropped"}, // K190
 		{"use null", strings.Replace(object(RSA), `{`, `{"use":null,`, 1), "dropped"},
 		{"use array", with(RSA, "use", []string{"sig"}), "dropped"},
-		{"K190 key_ops verify", with(RSA, "key_ops", []string{"verify"}), "key"},
-		{"K190 key_ops sign and verify", with(RSA, "key_ops", []string{"sign", "verify"}), "key"},
-		{"K190 key_ops sign", with(RSA, "key_ops", []string{"sign"}), "dropped"},
-		{"K190 key_ops empty", with(RSA, "key_ops", []string{}), "dropped"},
-		{"K190 key_ops encrypt", with(RSA, "key_ops", []string{"encrypt", "wrapKey"}), "skipped"},
+		{"key_ops verify", with(RSA, "key_ops", []string{"verify"}), "key"},                  // K190
+		{"key_ops sign and verify", with(RSA, "key_ops", []string{"sign", "verify"}), "key"}, // K190
+		{"key_ops sign", with(RSA, "key_ops", []string{"sign"}), "dropped"},                  // K190
+		{"key_ops empty", with(RSA, "key_ops", []string{}), "dropped"},                       // K190
+		{"key_ops encrypt", with(RSA, "key_ops", []string{"encrypt", "wrapKey"}), "skipped"}, // K190
 		{"key_ops string", with(RSA, "key_ops", "verify"), "dropped"},
 		{"key_ops numbers", with(RSA, "key_ops", []any{"verify", 1}), "dropped"},
-		{"K190 use sig, key_ops sign", with(RSA, "use", "sig", "key_ops", []string{"sign"}), "dropped"},
-		{"K190 alg RSA-OAEP", with(RSA, "alg", "RSA-OAEP"), "skipped"},
-		{"K190 alg HS256", with(RSA, "alg", "HS256"), "dropped"},
-		{"K190 alg none", with(RSA, "alg", "none"), "dropped"},
-		{"K190 alg RS1", with(RSA, "alg", "RS1"), "dropped"},
-		{"K190 alg empty", with(RSA, "alg", ""), "key"},
-		{"K190 alg ES256 for RSA", with(RSA, "alg", "ES256"), "dropped"},
-		{"K190 alg RS256 for EC", with(EC, "alg", "RS256"), "dropped"},
-		{"K190 alg ES384 for P-256", with(EC, "alg", "ES384"), "dropped"},
-		{"K190 alg ES521", with(EC521, "alg", "ES521"), "dropped"},
-		{"K190 alg EdDSA for EC", with(EC, "alg", "EdDSA"), "dropped"},
-		{"K190 alg ES256 for Ed25519", with(ED, "alg", "ES256"), "dropped"},
-		{"K190 alg ECDH-ES", with(EC, "alg", "ECDH-ES"), "skipped"},
+		{"use sig, key_ops sign", with(RSA, "use", "sig", "key_ops", []string{"sign"}), "dropped"}, // K190
+		{"alg RSA-OAEP", with(RSA, "alg", "RSA-OAEP"), "skipped"},                                  // K190
+		{"alg HS256", with(RSA, "alg", "HS256"), "dropped"},                                        // K190
+		{"alg none", with(RSA, "alg", "none"), "dropped"},                                          // K190
+		{"alg RS1", with(RSA, "alg", "RS1"), "dropped"},                                            // K190
+		{"alg empty", with(RSA, "alg", ""), "key"},                                                 // K190
+		{"alg ES256 for RSA", with(RSA, "alg", "ES256"), "dropped"},                                // K190
+		{"alg RS256 for EC", with(EC, "alg", "RS256"), "dropped"},                                  // K190
+		{"alg ES384 for P-256", with(EC, "alg", "ES384"), "dropped"},                               // K190
+		{"alg ES521", with(EC521, "alg", "ES521"), "dropped"},                                      // K190
+		{"alg EdDSA for EC", with(EC, "alg", "EdDSA"), "dropped"},                                  // K190
+		{"alg ES256 for Ed25519", with(ED, "alg", "ES256"), "dropped"},                             // K190
+		{"alg ECDH-ES", with(EC, "alg", "ECDH-ES"), "skipped"},                                     // K190
 		{"alg ES256", with(EC, "alg", "ES256"), "key"},
 		{"alg EdDSA", with(ED, "alg", "EdDSA"), "key"},
 		{"alg Ed25519", with(ED, "alg", "Ed25519"), "key"},
@@ -227,25 +273,7 @@ func TestEachJWKIsJudgedAlone(t *testing.T) {
 		{"duplicate member", `{"kty":"EC","kty":"RSA"}`, "set"},
 		{"duplicate member, escaped", `{"kty":"EC","k\u0074y":"RSA"}`, "set"},
 		{"duplicate inside an ignored member", `{"kty":"NEW","x":{"a":1,"a":2}}`, "set"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := verdict(t, tt.jwk); got != tt.want {
-				t.Errorf("got %s, want %s", got, tt.want)
-			}
-			// The same JWK must not change what becomes of a good neighbour.
-			keys, _, _, err := jose.ParseKeySet(setOf(with(EC, "kid", "first"), tt.jwk, with(ED, "kid", "last")))
-			if tt.want == "set" {
-				if !errors.Is(err, jose.ErrMalformed) || keys != nil {
-					t.Errorf("the set: %d keys, %v", len(keys), err)
-				}
-				return
-			}
-			if err != nil || len(keys) < 2 || keys[0].ID() != "first" || keys[len(keys)-1].ID() != "last" {
-				t.Errorf("beside it: %d keys, %v", len(keys), err)
-			}
-		})
-	}
+	})
 }
 
 func TestUnusableKeysAreKnownByTheirKid(t *testing.T) {
@@ -289,13 +317,13 @@ func TestKeySetAsAWhole(t *testing.T) {
 		{"white space", " {\n\"keys\" : [ " + good + " ,\n" + good + " ] } \n", 2},
 		{"escaped name", `{"\u006beys":[` + good + `]}`, 1},
 		{"Keys is another member", `{"Keys":[],"keys":[` + good + `]}`, 1},
-		{"K182 HTML", `<html></html>`, -1},
-		{"K182 invalid JSON", `{"keys":[`, -1},
-		{"K182 array", `[]`, -1},
-		{"K182 array of keys", `[` + good + `]`, -1},
-		{"K182 bytes after", `{"keys":[` + good + `]}x`, -1},
-		{"K182 second document", `{"keys":[` + good + `]}{"keys":[]}`, -1},
-		{"K182 keys null", `{"keys":null}`, -1},
+		{"HTML", `<html></html>`, -1},                                 // K182
+		{"invalid JSON", `{"keys":[`, -1},                             // K182
+		{"array", `[]`, -1},                                           // K182
+		{"array of keys", `[` + good + `]`, -1},                       // K182
+		{"bytes after", `{"keys":[` + good + `]}x`, -1},               // K182
+		{"second document", `{"keys":[` + good + `]}{"keys":[]}`, -1}, // K182
+		{"keys null", `{"keys":null}`, -1},                            // K182
 		{"empty", ``, -1},
 		{"null", `null`, -1},
 		{"empty object", `{}`, -1},
@@ -304,27 +332,27 @@ func TestKeySetAsAWhole(t *testing.T) {
 		{"keys string", `{"keys":"` + `[]"}`, -1},
 		{"keys number", `{"keys":1}`, -1},
 		{"keys in capitals", `{"KEYS":[` + good + `]}`, -1},
-		{"K189 keys twice", `{"keys":[` + good + `],"keys":[]}`, -1},
-		{"K189 keys twice, the same", `{"keys":[` + good + `],"keys":[` + good + `]}`, -1},
-		{"K189 keys twice, escaped", `{"keys":[],"\u006beys":[` + good + `]}`, -1},
+		{"keys twice", `{"keys":[` + good + `],"keys":[]}`, -1},                       // K189
+		{"keys twice, the same", `{"keys":[` + good + `],"keys":[` + good + `]}`, -1}, // K189
+		{"keys twice, escaped", `{"keys":[],"\u006beys":[` + good + `]}`, -1},         // K189
 		{"duplicate elsewhere", `{"keys":[` + good + `],"a":1,"a":1}`, -1},
 		{"byte order mark", "\ufeff" + `{"keys":[` + good + `]}`, -1},
 		{"invalid UTF-8", `{"keys":[` + good + `],"a":"` + "\xff" + `"}`, -1},
 		{"100 keys", `{"keys":[` + good + strings.Repeat(","+good, 99) + `]}`, 100},
 		{"101 keys", `{"keys":[` + good + strings.Repeat(","+good, 100) + `]}`, -1},
 		{"101 keys, most of them nothing", `{"keys":[` + good + strings.Repeat(",0", 100) + `]}`, -1},
-		{"K195 100,000 keys", `{"keys":[0` + strings.Repeat(",0", 99_999) + `]}`, -1},
+		{"100,000 keys", `{"keys":[0` + strings.Repeat(",0", 99_999) + `]}`, -1}, // K195
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			keys, _, dropped, err := jose.ParseKeySet([]byte(tt.set))
-			if tt.keys < 0 {
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			keys, _, dropped, err := jose.ParseKeySet([]byte(tc.set))
+			if tc.keys < 0 {
 				if !errors.Is(err, jose.ErrMalformed) || keys != nil || dropped != nil {
 					t.Errorf("%d keys, %d dropped, error %v", len(keys), len(dropped), err)
 				}
 				return
 			}
-			if err != nil || len(keys) != tt.keys || len(dropped) > 0 {
+			if err != nil || len(keys) != tc.keys || len(dropped) > 0 {
 				t.Errorf("%d keys, dropped %v, error %v", len(keys), dropped, err)
 			}
 		})
@@ -395,7 +423,8 @@ func TestDroppedKeysAreNamedButNotShown(t *testing.T) {
 	}
 }
 
-func TestK189KeysWithOneKidAreAllKept(t *testing.T) {
+// Catalogue: K189.
+func TestKeysWithOneKidAreAllKept(t *testing.T) {
 	right := with(jwkOf(&p256().PublicKey), "kid", "k1")
 	other := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	wrong := with(jwkOf(&other.PublicKey), "kid", "k1")
@@ -409,7 +438,8 @@ func TestK189KeysWithOneKidAreAllKept(t *testing.T) {
 	}
 }
 
-func TestK198KidIsComparedAsItIs(t *testing.T) {
+// Catalogue: K198.
+func TestKidIsComparedAsItIs(t *testing.T) {
 	for _, kid := range []string{"k1", "K1", "k1 ", "", "ключ", "\u212a1"} {
 		key := oneKey(t, with(jwkOf(&p256().PublicKey), "kid", kid))
 		if key.ID() != kid {
@@ -421,7 +451,8 @@ func TestK198KidIsComparedAsItIs(t *testing.T) {
 	}
 }
 
-func TestK191AlgorithmsOfAKey(t *testing.T) {
+// Catalogue: K191.
+func TestAlgorithmsOfAKey(t *testing.T) {
 	RSA := []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
 	tests := []struct {
 		name string
@@ -433,24 +464,24 @@ func TestK191AlgorithmsOfAKey(t *testing.T) {
 		{"P-384", jwkOf(&p384().PublicKey), []string{"ES384"}},
 		{"P-521", jwkOf(&p521().PublicKey), []string{"ES512"}},
 		{"Ed25519", jwkOf(edKey().Public()), []string{"EdDSA"}},
-		{"K190 RSA for PS384", with(jwkOf(&rsaKey().PublicKey), "alg", "PS384"), []string{"PS384"}},
-		{"K190 RSA for RS256", with(jwkOf(&rsaKey().PublicKey), "alg", "RS256"), []string{"RS256"}},
+		{"RSA for PS384", with(jwkOf(&rsaKey().PublicKey), "alg", "PS384"), []string{"PS384"}}, // K190
+		{"RSA for RS256", with(jwkOf(&rsaKey().PublicKey), "alg", "RS256"), []string{"RS256"}}, // K190
 		{"P-256 for ES256", with(jwkOf(&p256().PublicKey), "alg", "ES256"), []string{"ES256"}},
 	}
 	everything := append(slices.Clone(algorithms),
 		"", "none", "HS256", "HS384", "HS512", "RS1", "ES256K", "rs256", "EDDSA", "Ed25519", "RSA", "P-256")
-	for _, tt := range tests {
-		key := oneKey(t, tt.jwk)
+	for _, tc := range tests {
+		key := oneKey(t, tc.jwk)
 		for _, alg := range everything {
-			if got, want := key.Allows(alg), slices.Contains(tt.want, alg); got != want {
-				t.Errorf("%s: Allows(%q) = %v", tt.name, alg, got)
+			if got, want := key.Allows(alg), slices.Contains(tc.want, alg); got != want {
+				t.Errorf("%s: Allows(%q) = %v", tc.name, alg, got)
 			}
 		}
 		// Verify must ask the same question.
 		for _, alg := range algorithms {
 			m := parse(t, signed(alg, signerFor(alg), `{"alg":"`+alg+`"}`, goodPayload))
-			if got, want := key.Verify(m) == nil, slices.Contains(tt.want, alg); got != want {
-				t.Errorf("%s: Verify of %s: %v", tt.name, alg, key.Verify(m))
+			if got, want := key.Verify(m) == nil, slices.Contains(tc.want, alg); got != want {
+				t.Errorf("%s: Verify of %s: %v", tc.name, alg, key.Verify(m))
 			}
 		}
 	}
@@ -542,10 +573,10 @@ func TestNewKey(t *testing.T) {
 		{"RSA private", rsaKey(), false}, {"EC private", p256(), false}, {"Ed25519 private", edKey(), false},
 		{"RSA value", rsaKey().PublicKey, false}, {"bytes", []byte("key"), false}, {"string", "key", false}, {"other", notAKey{}, false},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			key, err := jose.NewKey(tt.pub)
-			if (err == nil) != tt.ok || (key != nil) != tt.ok {
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			key, err := jose.NewKey(tc.pub)
+			if (err == nil) != tc.ok || (key != nil) != tc.ok {
 				t.Errorf("got %v, %v", key, err)
 			}
 			if err != nil && len(err.Error()) > 100 {
@@ -604,7 +635,8 @@ func TestKeyIsSafeToShare(t *testing.T) {
 	wg.Wait()
 }
 
-func TestK187CoordinatesKeepTheirLeadingZeros(t *testing.T) {
+// Catalogue: K187.
+func TestCoordinatesKeepTheirLeadingZeros(t *testing.T) {
 	for {
 		jwk := jwkOf(&must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)).PublicKey)
 		for _, name := range []string{"x", "y"} {

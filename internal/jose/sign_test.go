@@ -59,7 +59,7 @@ func TestSign(t *testing.T) {
 }
 
 func TestSignHeader(t *testing.T) {
-	for _, tt := range []struct{ kid, typ, want string }{
+	for _, tc := range []struct{ kid, typ, want string }{
 		{"", "", `{"alg":"ES256"}`},
 		{"k1", "", `{"alg":"ES256","kid":"k1"}`},
 		{"", "JWT", `{"alg":"ES256","typ":"JWT"}`},
@@ -67,12 +67,12 @@ func TestSignHeader(t *testing.T) {
 		{`a"b\c`, "", `{"alg":"ES256","kid":"a\"b\\c"}`},
 		{`","alg":"none`, "", `{"alg":"ES256","kid":"\",\"alg\":\"none"}`},
 	} {
-		jwt, err := jose.Sign("ES256", tt.kid, tt.typ, p256(), []byte(`{}`))
+		jwt, err := jose.Sign("ES256", tc.kid, tc.typ, p256(), []byte(`{}`))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := string(must(decode64(strings.Split(jwt, ".")[0]))); got != tt.want {
-			t.Errorf("got %s, want %s", got, tt.want)
+		if got := string(must(decode64(strings.Split(jwt, ".")[0]))); got != tc.want {
+			t.Errorf("got %s, want %s", got, tc.want)
 		}
 	}
 }
@@ -161,13 +161,13 @@ func TestSignRefuses(t *testing.T) {
 		{"EC signature, huge s", "ES256", "", answer(pub, der(big.NewInt(1), huge))},
 		{"EC signature, negative", "ES256", "", answer(pub, der(big.NewInt(-1), big.NewInt(-1)))},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			jwt, err := jose.Sign(tt.alg, tt.kid, "", tt.key, []byte(`{}`))
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			jwt, err := jose.Sign(tc.alg, tc.kid, "", tc.key, []byte(`{}`))
 			if err == nil || jwt != "" {
 				t.Fatalf("got %q, %v", jwt, err)
 			}
-			if tt.name == "device error" && !errors.Is(err, broken) {
+			if tc.name == "device error" && !errors.Is(err, broken) {
 				t.Errorf("the cause is lost: %v", err)
 			}
 		})
