@@ -342,6 +342,12 @@ func translate(err error, fallback failure.Class, detail string, secrets ...stri
 		return failure.New(failure.Internal, "a hook returned a nil *Error")
 	}
 	own := e.clone()
+	own.Detail = failure.Without(own.Detail, secrets...)
+	if own.Err != nil {
+		if text := own.Err.Error(); failure.Without(text, secrets...) != text {
+			own.Err = &cleaned{own.Err, failure.Without(text, secrets...)}
+		}
+	}
 	if _, ok := classOf(e.Reason); !ok && (e.Reason == "" || fallback != failure.Insufficient) {
 		own.Reason = kinds[sentinelClass(e.Err, fallback)].reason
 	}
@@ -355,6 +361,16 @@ func translate(err error, fallback failure.Class, detail string, secrets ...stri
 	}
 	return f
 }
+
+// A cleaned is a hook's error whose text had a secret in it.
+type cleaned struct {
+	err  error
+	text string
+}
+
+func (c *cleaned) Error() string { return c.text }
+
+func (c *cleaned) Unwrap() error { return c.err }
 
 // sentinelClass returns the class whose Err variable err wraps.
 func sentinelClass(err error, fallback failure.Class) failure.Class {

@@ -325,6 +325,7 @@ func (l *lookup) verify(ctx context.Context, r *reply) (*Token, error) {
 // "inactive" above all. Any other verdict removes what was known before. The
 // absence of a verdict, lasting or not, leaves an entry alone.
 func (l *lookup) rememberFailure(err error) error {
+	err = failure.Of(err).Without(l.token)
 	if l.unattended.Load() {
 		l.m.log.unattended(l.m.authority.explain(err, l.class))
 	}

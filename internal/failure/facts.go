@@ -2,6 +2,7 @@ package failure
 
 import (
 	"fmt"
+	"net/url"
 	"regexp"
 	"strings"
 )
@@ -88,16 +89,41 @@ var aJWT = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*)*`)
 // and without the secrets that the hook was given and anything that looks like
 // a JWT.
 func Words(text string, secrets ...string) string {
-	for _, secret := range secrets {
-		if len(secret) >= minSecret {
-			text = strings.ReplaceAll(text, secret, "[redacted]")
-		}
-	}
-	text = aJWT.ReplaceAllString(text, "[redacted]")
+	text = aJWT.ReplaceAllString(Without(text, secrets...), redacted)
 	if len(text) > maxWords {
 		text = strings.ToValidUTF8(text[:maxWords], "") + "…"
 	}
 	return text
+}
+
+const redacted = "[redacted]"
+
+// Without returns the text without the secrets, also as URLs spell them.
+func Without(text string, secrets ...string) string {
+	for _, secret := range secrets {
+		if len(secret) < minSecret {
+			continue
+		}
+		for _, spelt := range [...]string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
+			text = strings.ReplaceAll(text, spelt, redacted)
+		}
+	}
+	return text
+}
+
+// Without returns e without the secret in what the server wrote.
+func (e *Error) Without(secret string) *Error {
+	if e.Facts == nil {
+		return e
+	}
+	facts := *e.Facts
+	facts.Got, facts.URL = Without(facts.Got, secret), Without(facts.URL, secret)
+	if facts == *e.Facts {
+		return e
+	}
+	own := *e
+	own.Facts = &facts
+	return &own
 }
 
 // maxAddress bounds an address that the server wrote, in bytes.

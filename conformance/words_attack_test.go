@@ -1,0 +1,70 @@
+package conformance_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/phantom-token/phantom"
+)
+
+// What a hook says in an Error of its own is logged without the token too, and
+// so is a token as a URL spells it.
+//
+// Catalogue: O12.
+func TestErrorsOfHooksCarryNoTokenIntoTheLog(t *testing.T) {
+	const token, words = "opaque+token/of~alice=", "the tenant is locked"
+	for name, spelt := range map[string]string{
+		"plain": token, "query": url.QueryEscape(token), "path": url.PathEscape(token),
+		"quoted": fmt.Sprintf("%q", token),
+	} {
+		said := words + ": " + spelt
+		for kind, fail := range map[string]error{
+			"text":   errors.New(said),
+			"Err":    &phantom.Error{Reason: phantom.ReasonUnavailable, Err: &url.Error{Op: "Get", URL: said, Err: context.Canceled}},
+			"Detail": &phantom.Error{Reason: phantom.ReasonUnavailable, Detail: said},
+			"member": fmt.Errorf("of mine: %w", &phantom.Error{Reason: phantom.ReasonProtocol, Err: errors.New(said)}),
+		} {
+			t.Run(name+", "+kind, func(t *testing.T) {
+				as, other := newAS(t), newAS(t)
+				as.secret(spelt)
+				other.secret(spelt)
+				checkWords(t, as, introspected(as, &introspector{
+					ask: func(context.Context, string) (*phantom.Introspection, error) { return nil, fail },
+				}), token, words)
+				checkWords(t, other, must(phantom.New(other.options(phantom.WithTokenExtractor(
+					func(*http.Request) (string, error) { return token, fail }))...)), token, words)
+			})
+		}
+	}
+}
+
+// A server that writes the opaque token where an address belongs does not get
+// it into the log.
+//
+// Catalogue: O12.
+func TestServerCannotEchoTheTokenIntoTheLog(t *testing.T) {
+	const token = "opaque-token-of-alice"
+	for name, jwt := range map[string]string{
+		"iss":         mint("ES256", claims(map[string]any{"iss": token})),
+		"path of iss": mint("ES256", claims(map[string]any{"iss": "https://" + token + ".test/" + token})),
+	} {
+		t.Run(name, func(t *testing.T) {
+			as := newAS(t)
+			as.introspect = answerJWT(jwt)
+			m := as.middleware()
+			_, err := m.Verify(t.Context(), as.secret(token))
+			if err == nil || strings.Contains(err.Error(), token) {
+				t.Errorf("error %v", err)
+			}
+			expect(t, "outcome", as.try(m, token), code401T)
+			if log := as.logs.String(); !strings.Contains(log, "got=") {
+				t.Errorf("log %s", log)
+			}
+		})
+	}
+}
