@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/phantom-token/phantom/internal/failure"
+	"github.com/phantom-token/phantom/internal/flight"
 	"github.com/phantom-token/phantom/internal/gate"
 	"github.com/phantom-token/phantom/internal/upstream"
 )
@@ -50,28 +51,31 @@ func (a *authority) prepare(ctx context.Context) (err error) {
 	return err
 }
 
-// probe asks about a token that nobody has.
+// probe asks about a token that nobody has. Like a lookup, it is a flight: a
+// hook may be deaf to its context, or end its goroutine.
 func (a *authority) probe(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return failure.Because(failure.Unavailable, failure.CallerLeft, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	err := a.gate.Do(ctx, gate.NewToken, gate.Token{}, func(ctx context.Context) error {
-		answer, err := a.ask(ctx, rand.Text())
-		if err == nil && a.signedAudience != "" {
-			r := &reply{Answer: answer}
-			if err = a.open(ctx, r, time.Now()); err == nil {
-				err = r.noKeys
-			}
-		}
-		a.watch(err)
-		return err
+	_, err := flight.New[struct{}](a.timeout).Do(ctx, "", func(ctx context.Context) (none struct{}, err error) {
+		return none, a.gate.Do(ctx, gate.NewToken, gate.Token{}, a.askAboutNobody)
 	})
 	if err == nil || failure.Of(err).IsVerdict() {
 		return nil
 	}
 	return a.explain(err, gate.NewToken)
+}
+
+func (a *authority) askAboutNobody(ctx context.Context) error {
+	answer, err := a.ask(ctx, rand.Text())
+	if err == nil && a.signedAudience != "" {
+		r := &reply{Answer: answer}
+		if err = a.open(ctx, r, time.Now()); err == nil {
+			err = r.noKeys
+		}
+	}
+	a.watch(err)
+	return err
 }
 
 // watch takes note of what a lookup met at the server.
