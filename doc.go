@@ -104,6 +104,6 @@
 //   - [github.com/phantom-token/phantom/phantomtest] is an authorization
 //     server in memory, for your tests.
 //
-// The modules phantomgrpc, valkeystore and contrib/caddy have dependencies of
-// their own.
+// The modules phantomgrpc, phantomotel, valkeystore and contrib/caddy have
+// dependencies of their own.
 package phantom
