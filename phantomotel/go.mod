@@ -3,7 +3,7 @@ module github.com/phantom-token/phantom/phantomotel
 go 1.25.0
 
 require (
-	github.com/phantom-token/phantom v0.0.0
+	github.com/phantom-token/phantom v0.2.0
 	github.com/prometheus/client_golang v1.24.1
 	go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp v0.71.0
 	go.opentelemetry.io/otel v1.46.0

@@ -3,7 +3,7 @@ module github.com/phantom-token/phantom/valkeystore
 go 1.25.0
 
 require (
-	github.com/phantom-token/phantom v0.0.0
+	github.com/phantom-token/phantom v0.2.0
 	github.com/valkey-io/valkey-go v1.0.79
 )
 

@@ -6,7 +6,7 @@ replace github.com/phantom-token/phantom => ../..
 
 require (
 	github.com/caddyserver/caddy/v2 v2.11.4
-	github.com/phantom-token/phantom v0.0.0
+	github.com/phantom-token/phantom v0.2.0
 	go.uber.org/zap/exp v0.3.0
 )
 
