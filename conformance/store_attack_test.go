@@ -45,3 +45,48 @@ func TestRefreshesKeepNoSlowStoreInUse(t *testing.T) {
 		}
 	})
 }
+
+// An undropped is a Store in which nothing can be dropped.
+type undropped struct{ *tap }
+
+func (undropped) Drop(context.Context, string, time.Duration) error { return context.DeadlineExceeded }
+
+// A replica that was told that a token is inactive takes no older copy of it,
+// though the Store still has one.
+//
+// Catalogue: H59.
+func TestTheWordInactiveHoldsWhateverTheStoreHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as, store := newAS(t), newTap()
+		as.admits(t, "B", as.replica(store), codeOK)
+		a := as.replica(undropped{store}, phantom.WithNegativeTTL(time.Second))
+		as.admits(t, "A", a, codeOK)
+		as.introspect = answer(204, "", "")
+		for as.calls.Load() < 2 { // until A's entry is refreshed
+			time.Sleep(time.Second)
+			as.try(a, opaqueToken)
+			synctest.Wait()
+		}
+		expect(t, "values", len(store.Values()), 1)
+		for range 5 {
+			as.admits(t, "A", a, code401T)
+			time.Sleep(1100 * time.Millisecond)
+		}
+	})
+}
+
+// The answer for which a JWT was minted is judged anew as well: the JWT does not
+// say for whom the token was.
+//
+// Catalogue: H60.
+func TestTheAnswerBehindAMintedJWTIsJudgedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as, store := newAS(t), newTap()
+		as.introspect = answerMembers(nil)
+		shared := phantom.WithStore(store, fleetSecret)
+		as.admits(t, "A", as.minting(newMinter(), shared), codeOK)
+		expect(t, "writes", store.sets.Load(), 1)
+		as.admits(t, "B", as.minting(newMinter(), shared, phantom.WithAudience("https://other.test")), code401T)
+		expect(t, "lookups", as.calls.Load(), 2)
+	})
+}
