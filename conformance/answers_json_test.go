@@ -1,6 +1,7 @@
 package conformance_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/phantom-token/phantom"
+	"github.com/phantom-token/phantom/phantomtest"
 )
 
 // withMembers answers for an active token with the JWT as phantom_token;
@@ -49,6 +51,28 @@ func TestJSONAnswerWithoutJWTIsRefused(t *testing.T) {
 		{"JWT in a member that we do not know", withMembers(map[string]any{"phantom_token": nil, "token": jwt, "access_token": jwt}), code502A},
 		{"JWT one level down", withMembers(map[string]any{"phantom_token": nil, "ext": map[string]any{"phantom_token": jwt}}), code502A},
 	})
+}
+
+// Who meets that fault first reads in the log what to do about it.
+//
+// Catalogue: A81.
+func TestMissingJWTNamesTheWaysOut(t *testing.T) {
+	as := phantomtest.New(phantomtest.WithKeycloak(),
+		phantomtest.WithAnswer(func(members map[string]any) { delete(members, "jwt") }))
+	m, err := phantom.New(as.Options()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = m.Verify(t.Context(), as.Issue(nil))
+	var e *phantom.Error
+	if !errors.As(err, &e) || !errors.Is(err, phantom.ErrUpstream) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"at the server", "WithMinter", "WithoutJWT", "WithTokenExchange"} {
+		if !strings.Contains(e.Detail, want) {
+			t.Errorf("no %q in %q", want, e.Detail)
+		}
+	}
 }
 
 // active is true or false, once, under this very name.

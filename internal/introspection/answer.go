@@ -188,7 +188,7 @@ func (c *Client) member(members jose.Object) (string, error) {
 		if err := c.Rules.CheckUse(members); err != nil {
 			return "", err // a verdict comes before a fault in the set-up
 		}
-		f := protocolFault("active, but no JWT: the authorization server is not set up to give one")
+		f := protocolFault("active, but no JWT: switch it on at the server, or see WithMinter, WithoutJWT and WithTokenExchange")
 		f.Lasting = true
 		if f.Differs(typeJWT+", or a member phantom_token or jwt", "members without it"); c.Format == JWTMember {
 			f.Differs("the member "+c.Member, "members without it")
