@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 
 	"github.com/phantom-token/phantom"
@@ -98,11 +97,11 @@ func (a *api) order(w http.ResponseWriter, r *http.Request) {
 // request. Clients call it after they have revoked the token at the
 // authorization server. Before that, it only makes the API ask once more.
 //
-// It is not behind the middleware, where Authorization holds the JWT.
+// It is not behind the middleware, which would refuse a token whose revocation
+// it knows. A handler that is behind it calls Forget of the Token.
 func (a *api) logout(w http.ResponseWriter, r *http.Request) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if strings.EqualFold(scheme, "Bearer") {
-		a.auth.Forget(strings.TrimLeft(token, " "))
+	if token, err := phantom.TokenFromHeader(r); err == nil {
+		a.auth.Forget(token)
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
