@@ -191,6 +191,8 @@ func TestValidateReportsAllMistakes(t *testing.T) {
 		{"values", s.settings() + "max_ttl -1s\ncache_size -2\nintrospection_endpoint login\n",
 			[]string{"max_ttl: ", "-1s", "cache_size: ", "-2", "introspection_endpoint: ", "login"}},
 		{"client", "issuer " + s.issuer + "\naudience a\nclient_auth digest\n", []string{`client_auth: "digest" is not basic, post or none`}},
+		{"plain http", "issuer http://as.example.com\naudience a\nclient_auth none\n",
+			[]string{`issuer: "http://as.example.com" is not https; see insecure_http`}},
 		{"a secret for none", s.settings() + "client_auth none\n", []string{`client_auth: "none" excludes client_id and client_secret`}},
 		{"an unset variable", strings.Replace(s.settings(), "client_id caddy", "client_id {env.NOT_THERE}", 1), []string{"client_id: ", "env.NOT_THERE"}},
 		{"a missing file", strings.Replace(s.settings(), s.secretFile(), s.dir+"/gone", 1), []string{"client_secret: "}},

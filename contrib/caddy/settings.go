@@ -174,7 +174,8 @@ func inDirectives(err error) error {
 	for _, err := range joined.Unwrap() {
 		var mistake *phantom.ConfigError
 		if errors.As(err, &mistake) && directiveOf[mistake.Option] != "" {
-			err = fmt.Errorf("%s: %s", directiveOf[mistake.Option], mistake.Reason)
+			reason := strings.ReplaceAll(mistake.Reason, "WithInsecureHTTP", "insecure_http")
+			err = fmt.Errorf("%s: %s", directiveOf[mistake.Option], reason)
 		}
 		mistakes = append(mistakes, err)
 	}
