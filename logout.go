@@ -10,6 +10,7 @@ import (
 	"github.com/phantom-token/phantom/internal/claims"
 	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/fleet"
+	"github.com/phantom-token/phantom/internal/httpcache"
 	"github.com/phantom-token/phantom/internal/issuer"
 	"github.com/phantom-token/phantom/internal/jose"
 )
@@ -64,8 +65,7 @@ func (m *Middleware) writeLogoutError(w http.ResponseWriter, r *http.Request, er
 	status, code, description := http.StatusBadRequest, "invalid_request", "The logout token is not acceptable."
 	if !f.IsVerdict() {
 		status, code, description = http.StatusServiceUnavailable, "temporarily_unavailable", "Try again."
-		wait := max(f.Wait, defaultRetryAfter)
-		w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
+		w.Header().Set("Retry-After", strconv.FormatInt(httpcache.RetryAfterSeconds(f.Wait), 10))
 	}
 	m.log.rejected(r, msgLogoutRejected, rejection(f), status)
 	w.Header().Set("Content-Type", "application/json")
