@@ -174,9 +174,9 @@ func (r *Rules) useOf(members jose.Object, c Confirmation) use {
 	return said
 }
 
-// SignedType is the type of a signed introspection response (RFC 9701 section
+// signedType is the type of a signed introspection response (RFC 9701 section
 // 5).
-const SignedType = "token-introspection+jwt"
+const signedType = "token-introspection+jwt"
 
 // maxSignedAge is how old a signed response may be. It was made for us a moment
 // ago.
@@ -229,8 +229,8 @@ func (r *Rules) CheckSigned(msg *jose.Message, audience string, now time.Time) (
 // need no key.
 func (r *Rules) CheckSignedHeader(msg *jose.Message) error {
 	switch {
-	case !strings.EqualFold(msg.Type, SignedType):
-		return failure.New(failure.Protocol, "signed response: typ").Differs(SignedType, shownType(typeOf(msg)))
+	case !strings.EqualFold(msg.Type, signedType):
+		return failure.New(failure.Protocol, "signed response: typ").Differs(signedType, shownType(typeOf(msg)))
 	case !slices.Contains(r.Algorithms, msg.Algorithm):
 		return failure.New(failure.Protocol, "signed response: alg").
 			Differs(strings.Join(r.Algorithms, " "), msg.Algorithm)

@@ -73,7 +73,7 @@ func (r *Rules) CheckHeader(msg *jose.Message) error {
 // shownType returns the type of a JWT if it is a known one.
 func shownType(typ string) string {
 	switch typ {
-	case "jwt", "id+jwt", "logout+jwt", "dpop+jwt", "jwt+refresh", "secevent+jwt", SignedType:
+	case "jwt", "id+jwt", "logout+jwt", "dpop+jwt", "jwt+refresh", "secevent+jwt", signedType:
 		return typ
 	case "":
 		return "(none)"

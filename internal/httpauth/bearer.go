@@ -64,12 +64,12 @@ func (f *Fields) note(name string, values []string) {
 // any spelling.
 func IsAuthorization(name string) bool { return strings.EqualFold(name, "Authorization") }
 
-// The two ways to have no credentials. Only a request without any Authorization
+// The ways to have no credentials. Only a request without any Authorization
 // field can be anonymous.
 var (
-	ErrNoField   = failure.New(failure.NoCredentials, "no Authorization field")
+	errNoField   = failure.New(failure.NoCredentials, "no Authorization field")
 	ErrNoToken   = failure.New(failure.NoCredentials, "no token")
-	ErrNotBearer = failure.New(failure.NoCredentials, "not the Bearer scheme")
+	errNotBearer = failure.New(failure.NoCredentials, "not the Bearer scheme")
 )
 
 func malformed(detail string) error { return failure.New(failure.Malformed, detail) }
@@ -82,7 +82,7 @@ func malformed(detail string) error { return failure.New(failure.Malformed, deta
 func Token(values []string, others []string) (token, scheme string, err error) {
 	switch len(values) {
 	case 0:
-		return "", "", ErrNoField
+		return "", "", errNoField
 	case 1:
 	default:
 		return "", "", malformed("repeated Authorization field")
@@ -91,25 +91,25 @@ func Token(values []string, others []string) (token, scheme string, err error) {
 	if token, ok := strings.CutPrefix(values[0], Bearer+" "); ok && token != "" && token[0] != ' ' {
 		return token, Bearer, nil
 	}
-	if token, err = tokenUnder(Bearer, values[0]); err != ErrNotBearer { //nolint:errorlint // it comes as it is
+	if token, err = tokenUnder(Bearer, values[0]); err != errNotBearer { //nolint:errorlint // it comes as it is
 		return token, Bearer, err
 	}
 	for _, scheme := range others {
-		if token, err = tokenUnder(scheme, values[0]); err != ErrNotBearer { //nolint:errorlint // as above
+		if token, err = tokenUnder(scheme, values[0]); err != errNotBearer { //nolint:errorlint // as above
 			return token, scheme, err
 		}
 	}
-	return "", "", ErrNotBearer
+	return "", "", errNotBearer
 }
 
-// tokenUnder returns the token if it comes under the scheme, else ErrNotBearer.
+// tokenUnder returns the token if it comes under the scheme, else errNotBearer.
 func tokenUnder(scheme, v string) (string, error) {
 	if len(v) < len(scheme) || !strings.EqualFold(v[:len(scheme)], scheme) {
-		return "", ErrNotBearer
+		return "", errNotBearer
 	}
 	rest := v[len(scheme):]
 	if rest != "" && tokenChar[rest[0]] {
-		return "", ErrNotBearer // a longer scheme name that begins with ours
+		return "", errNotBearer // a longer scheme name that begins with ours
 	}
 	if rest == "" || rest[0] != ' ' {
 		return "", malformed("no space after the scheme")

@@ -10,8 +10,8 @@ import (
 	"github.com/phantom-token/phantom/internal/jose"
 )
 
-// MaxSize is the longest proof that is looked at, in bytes.
-const MaxSize = 8 << 10
+// maxSize is the longest proof that is looked at, in bytes.
+const maxSize = 8 << 10
 
 // mediaType is the typ of a proof.
 const mediaType = "dpop+jwt"
@@ -44,7 +44,7 @@ type Proof struct {
 // to 7). The algorithm must be one of algorithms, by its canonical name. An
 // error is a [Fault].
 func Parse(text string, algorithms []string) (*Proof, error) {
-	if len(text) > MaxSize {
+	if len(text) > maxSize {
 		return nil, ErrForm
 	}
 	m, err := jose.Parse(text)
