@@ -109,7 +109,7 @@ func (m *Middleware) forgetNamed(all ...named) error {
 }
 
 // forgetClaims drops what is known of all tokens that have one of the claims.
-// What lookups under way bring of them counts for nobody.
+// Answers of lookups under way about such tokens do not count either.
 func (m *memory) forgetClaims(before clock.Instant, claims ...fleet.Claim) {
 	for _, claim := range claims {
 		m.cutoffs.Claim(claim, before)

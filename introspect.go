@@ -27,9 +27,9 @@ import (
 // A Middleware calls Introspect at most once at a time for one token, unless
 // the token is forgotten in between, or a request comes later than [WithMaxTTL]
 // after the call: the answer would be too old for it. The context ends with
-// [WithTimeout] and carries no value of any request, since many may share the
-// answer, but those that a [Trace] puts into it. What Introspect returns later
-// than that is ignored. Introspect must be safe for concurrent use.
+// [WithTimeout]; what Introspect returns later than that is ignored. It carries
+// no value of any request, since many may share the answer, except those that a
+// [Trace] puts into it. Introspect must be safe for concurrent use.
 type Introspector interface {
 	Introspect(ctx context.Context, token string) (*Introspection, error)
 }
@@ -205,8 +205,8 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 	} else {
 		tok, err = l.find(ctx)
 	}
-	// Once the question is over, nobody joins: whoever waits came before a logout
-	// that is not known by now.
+	// No request joins a question that is over. So all who wait came before any
+	// logout that is not known by now.
 	l.m.memory.questions.End(l.digest, l.question)
 	if tok != nil && l.m.memory.isForgottenSince(tok, l.forgets) {
 		tok = nil                       // ask anew: its session ended while we asked

@@ -341,7 +341,7 @@ func (m *Middleware) token(r *http.Request, found httpauth.Fields) (token, schem
 	token, err = m.extract(r)
 	switch {
 	case errors.Is(err, ErrUnavailable):
-		// Then it is no verdict on the request, whatever else it says.
+		// Then it is no verdict on the request, even if it wraps one too.
 		f := translate(err, failure.Unavailable, "token extractor", token)
 		if !f.IsOutage() {
 			f = &failure.Error{Class: failure.Unavailable, Detail: "token extractor", Wait: f.Wait, Facts: f.Facts}

@@ -41,11 +41,11 @@ const (
 	writeTime   = time.Second
 )
 
-// minShared is the least time for which it is worth to store anything.
+// minShared is the shortest time for which it is worth storing an answer.
 const minShared = time.Second
 
-// noteSkew is how far the clocks of two replicas may differ before a note that
-// comes late forgets too little.
+// noteSkew is how far the clocks of two replicas may differ. If they differ by
+// more, a note that comes late forgets too little.
 const noteSkew = 10 * time.Second
 
 // join makes m one of the replicas, if there is a Store.
@@ -221,7 +221,7 @@ func (a *authority) verifyCopy(ctx context.Context, token string, c *storedCopy)
 	return r, v, err
 }
 
-// share stores what the server said, for which nobody waits.
+// share stores what the server said. No request waits for that.
 func (l *lookup) share(tok *Token, r *reply) {
 	shared, memory := l.m.shared, l.m.memory
 	if shared == nil || !l.question.IsValid() {
@@ -261,8 +261,8 @@ func (l *lookup) share(tok *Token, r *reply) {
 	}()
 }
 
-// retract tells the others that the server has called a token inactive that was
-// known. Nobody waits.
+// retract tells the others that the server has called a known token inactive.
+// No request waits for that.
 func (l *lookup) retract() {
 	if shared := l.m.shared; shared != nil {
 		l.m.memory.cutoffs.Token(l.digest, l.askedAt)

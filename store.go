@@ -53,8 +53,9 @@ const minStoreSecret = 32
 // WithStore shares what the authorization server says of tokens with the other
 // replicas of this service through the Store. A lookup looks there before it
 // asks the server, for 20 ms at most, and puts there what the server says, for
-// which no request waits. A Store that is slow, silent or gone costs nobody
-// more than that, and after five failures in a row it is tried once a second.
+// which no request waits. A Store that is slow, silent or gone costs a request
+// no more than that, and after five failures in a row it is tried once a
+// second.
 //
 // The secret is at least 32 random bytes, the same on all replicas, and kept
 // like a private key. A new secret is an empty Store. Replicas share only if

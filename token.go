@@ -247,7 +247,7 @@ func (t *Token) HasScope(scope string) bool {
 //
 // encoding/json folds the case of names: a field roles takes the claim "Roles"
 // too. A JWT is therefore refused if two names in one of its objects are equal
-// but for case, or if one of these claims is spelt in another case: the
+// except for case, or if one of these claims is spelt in another case: the
 // registered claims that phantom checks, scope, scp, roles, groups,
 // entitlements, acr, amr, auth_time, email, may_act and authorization_details.
 // Any other claim may come in a case that you do not expect.

@@ -54,7 +54,7 @@ type Trace struct {
 // A Lookup is what a [Trace] is told of one.
 type Lookup struct {
 	Shared   bool          // the answer was a copy out of the [Store]: the server was not asked
-	Refresh  bool          // it renewed a token that was still remembered: nobody waited for it
+	Refresh  bool          // it renewed a token that was still remembered: no request waited for it
 	Duration time.Duration // all of it
 	Waited   time.Duration // of this, for a place at the server ([WithMaxInFlight])
 	Err      *Error        // nil: it found a verified token. Do not change it.

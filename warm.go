@@ -51,14 +51,14 @@ func (a *authority) prepare(ctx context.Context) (err error) {
 	return err
 }
 
-// probe asks about a token that nobody has. Like a lookup, it is a flight: a
-// hook may be deaf to its context, or end its goroutine.
+// probe asks about a random token. Like a lookup, it is a flight: a hook may be
+// deaf to its context, or end its goroutine.
 func (a *authority) probe(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return failure.Because(failure.Unavailable, failure.CallerLeft, err)
 	}
 	_, err := flight.New[struct{}](a.timeout).Do(ctx, "", func(ctx context.Context) (none struct{}, err error) {
-		return none, a.gate.Do(ctx, gate.NewToken, gate.Token{}, a.askAboutNobody)
+		return none, a.gate.Do(ctx, gate.NewToken, gate.Token{}, a.askAtRandom)
 	})
 	if err == nil || failure.Of(err).IsVerdict() {
 		return nil
@@ -66,7 +66,9 @@ func (a *authority) probe(ctx context.Context) error {
 	return a.explain(err, gate.NewToken)
 }
 
-func (a *authority) askAboutNobody(ctx context.Context) error {
+// askAtRandom asks about a token that cannot be a good one, and reads the
+// answer.
+func (a *authority) askAtRandom(ctx context.Context) error {
 	answer, err := a.ask(ctx, rand.Text())
 	if err == nil && a.signedAudience != "" {
 		r := &reply{Answer: answer}

@@ -12,6 +12,6 @@
 //
 //	go test -run '^$' -bench . -benchtime 2s -count 6 .
 //
-// It is a module of its own, so that the other libraries are nobody's
-// dependencies.
+// It is a module of its own, so that users of phantom do not depend on the
+// other libraries.
 package benchmarks

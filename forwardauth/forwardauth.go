@@ -53,9 +53,9 @@ import (
 // Cache-Control: no-store, and the 200 has no body.
 //
 // Without a JWT ([phantom.WithoutJWT]) there is nothing that could take the
-// opaque token's place, so such a Middleware admits nobody: 500 and an ERROR
-// line. The handler is safe for concurrent use. Handler panics if m is nil or
-// zero.
+// opaque token's place, so such a Middleware admits no request: 500 and an
+// ERROR line. The handler is safe for concurrent use. Handler panics if m is
+// nil or zero.
 func Handler(m *phantom.Middleware) http.Handler {
 	// A Middleware that protects nothing is found here, not by a request.
 	authenticated := m.Handler(handOver(m))

@@ -1,6 +1,6 @@
 // Package interop holds tests of phantom against authorization servers that
-// others wrote. It is a module of its own, so that they are nobody's
-// dependencies.
+// others wrote. It is a module of its own, so that users of phantom do not
+// depend on them.
 //
 // Each test starts its server. zitadel/oidc and fosite are libraries and run
 // in the process. oidc-provider needs Node.js and npm, which installs what

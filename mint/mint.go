@@ -123,8 +123,8 @@ func New(issuer string, keys []Key, opts ...Option) (*Minter, error) {
 // exp is past, and one that wraps [phantom.ErrUnavailable] that the Signer
 // failed. An error of [WithClaims] or of ctx is returned as it is.
 //
-// A Signer is not given ctx. One that hangs holds its caller until it returns,
-// and nobody is let in meanwhile.
+// A Signer is not given ctx. One that hangs holds its caller until it returns.
+// No request that waits for it is let in meanwhile.
 func (m *Minter) Mint(ctx context.Context, _ string, answer *phantom.Introspection) (string, error) {
 	payload, err := m.payload(ctx, answer)
 	if err != nil {

@@ -18,7 +18,7 @@ const (
 )
 
 // WithoutJWT makes the server answer introspections as most servers do: with
-// JSON that has the claims and no JWT, whatever the request accepts. Its
+// JSON that has the claims and no JWT, even if the request accepts a JWT. Its
 // options fit services that need no JWT. It is the counterpart of
 // [phantom.WithoutJWT].
 //

@@ -82,7 +82,7 @@ func (f *fleet) shares(from, to int) bool {
 	token := f.server.issue(1)
 	f.server.setAside(token)
 	f.ask(from, token[0])
-	time.Sleep(10 * time.Millisecond) // nobody waits for the Store to be written
+	time.Sleep(10 * time.Millisecond) // no request waits for the Store to be written
 	f.ask(to, token[0])
 	return f.engine == nil || f.server.lookupsOf(token[0]) == 1
 }

@@ -22,7 +22,7 @@
 //	g  a token in the memory, with and without a Store
 //
 // In a to d, tokens are revoked at the authorization server as well, and used
-// everywhere until MaxTTL is over: whatever is let in later is a violation.
+// everywhere until MaxTTL is over: a request let in later is a violation.
 //
 // Times want a quiet machine. Counts depend on it less: the Store has 20 ms for
 // a request, so a machine that stalls for longer is a Store that is too slow.

@@ -48,8 +48,8 @@ var (
 )
 
 // A Handler requires a token of each request and hands it on with the token's
-// JWT. It has the settings of one phantom.Middleware; handlers with the same
-// settings share one, and what it remembers, whatever scopes they ask for.
+// JWT. It has the settings of one phantom.Middleware. Handlers with the same
+// settings share one, and what it remembers, even if their Scopes differ.
 type Handler struct {
 	Settings
 

@@ -49,7 +49,7 @@ func walk(ctx context.Context, out io.Writer, s *site) error {
 	w.sayf("6. A call that needs a scope which the token does not have.")
 	w.get(ctx, "/reports", w.token, http.StatusForbidden)
 
-	w.sayf("7. The token is revoked. A gateway that nobody tells goes on accepting it\n"+
+	w.sayf("7. The token is revoked. A gateway that is not told goes on accepting it\n"+
 		"   for up to WithMaxTTL, %v here; a webhook that calls Forget tells it.", maxTTL)
 	w.revoke(ctx)
 	w.get(ctx, "/orders", w.token, http.StatusOK)

@@ -8,9 +8,9 @@ import (
 	"github.com/phantom-token/phantom/internal/clock"
 )
 
-// Cutoffs know what was forgotten, and when. An answer to an older question is
-// not taken from the store any more, whatever the store does. Cutoffs are safe
-// for concurrent use.
+// Cutoffs know what was forgotten, and when. No answer to an older question is
+// taken from the store any more, even if the store still has one. Cutoffs are
+// safe for concurrent use.
 type Cutoffs struct {
 	clock    clock.Clock
 	lifetime time.Duration // no answer serves for longer

@@ -17,7 +17,7 @@ import (
 // old: so what it says is never older than it may be.
 type Questions[S comparable] struct {
 	clock    clock.Clock
-	lifetime time.Duration // who comes later after it was put asks anew
+	lifetime time.Duration // of a question once it is put: later callers ask anew
 	timeout  time.Duration // an answer that takes longer does not count
 
 	mu      sync.Mutex
@@ -117,8 +117,9 @@ func (q *Questions[S]) Timeout(question *Question) error {
 	return f
 }
 
-// ErrOver says that a question ended between Join and the begin of its flight:
-// join again. Forget would not know of a question that is put after its end.
+// ErrOver says that a question ended after Join and before its flight began.
+// The caller must join again: Forget would not know of a question that is put
+// after its end.
 var ErrOver error = failure.New(failure.Unavailable, "question over")
 
 // Begin waits until the question is no longer held, and returns what Release
