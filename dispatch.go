@@ -106,7 +106,7 @@ func Dispatch(members []*Middleware, choose func(token string) *Middleware, opts
 		requirements: c.requirements,
 		bindings:     bindings,
 		rejecter:     newRejecter(c, bindings.offers),
-		log:          &eventLog{logger: c.logger},
+		log:          &eventLog{logger: c.logger, named: c.asksForTokens()},
 		hooks:        newHooks(c.traces),
 		counts:       &counts{},
 	}}

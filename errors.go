@@ -287,6 +287,13 @@ func (e *Error) Unwrap() []error {
 // 500, 502 or 503.
 func (e *Error) StatusCode() int { return e.kind().status }
 
+// TokenDigest returns eight digits of the digest of the token that the error is
+// about, the same as in phantom's own log, to follow a token through yours. The
+// token cannot be found from them. They differ from process to process unless
+// there is a [Store]. An [ErrorHandler] and Decided of a [Trace] get them; for
+// other callers they may be missing. Without a token they are empty.
+func (e *Error) TokenDigest() string { return e.token }
+
 // defaultRetryAfter is the RetryAfter of a 503 when the authorization server
 // did not ask for more.
 const defaultRetryAfter = time.Second

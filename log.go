@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -44,10 +45,16 @@ const (
 type eventLog struct {
 	logger *slog.Logger // nil: slog's default
 	issuer string
+	named  bool // an ErrorHandler or a Trace may ask for a token's digest
 	pacer  pacer
 
 	mu       sync.Mutex
 	keysSaid map[string]bool // why keys are not used
+}
+
+// asksForTokens reports whether somebody may call TokenDigest.
+func (c *config) asksForTokens() bool {
+	return c.errorHandler != nil || slices.ContainsFunc(c.traces, func(t *Trace) bool { return t.Decided != nil })
 }
 
 // to returns the logger. The default may be another one at each line.
@@ -81,10 +88,11 @@ func (l *eventLog) admitted(ctx context.Context, tok *Token, hit bool) {
 	logger.LogAttrs(ctx, slog.LevelDebug, msgAdmitted, attrs...)
 }
 
-// about names the token in an error, if a line may be written about it.
+// about names the token in an error, if a line may be written about it, or the
+// user may ask.
 func (l *eventLog) about(ctx context.Context, d digest, err error) error {
 	f := failure.Of(err)
-	if f.Token != "" || !l.to().Enabled(ctx, kinds[f.Class].level) {
+	if f.Token != "" || !l.named && !l.to().Enabled(ctx, kinds[f.Class].level) {
 		return err
 	}
 	own := *f

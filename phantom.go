@@ -45,7 +45,7 @@ func New(opts ...Option) (*Middleware, error) {
 	if err != nil {
 		return nil, err
 	}
-	log := &eventLog{logger: c.logger, issuer: c.issuer}
+	log := &eventLog{logger: c.logger, issuer: c.issuer, named: c.asksForTokens()}
 	if c.insecureHTTP && c.format() == introspection.Members {
 		log.unprotected()
 	}

@@ -194,6 +194,47 @@ func TestRejectedLineSaysWhichRequest(t *testing.T) {
 	}
 }
 
+// atLevel drops what is below a level.
+type atLevel struct {
+	slog.Handler
+	level slog.Level
+}
+
+func (h atLevel) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level }
+
+// An error handler and a Trace have the digits of a token that the log has, also
+// when the log has no line about it.
+//
+// Catalogue: O14.
+func TestErrorHasTheDigitsOfTheLog(t *testing.T) {
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelError} {
+		as := newAS(t)
+		book := as.logBook()
+		var handled, traced string
+		m := as.middleware(phantom.WithLogger(slog.New(atLevel{book, level})),
+			phantom.WithErrorHandler(func(_ http.ResponseWriter, _ *http.Request, e *phantom.Error) { handled = e.TokenDigest() }),
+			phantom.WithTrace(&phantom.Trace{Decided: func(_ context.Context, d phantom.Decision) { traced = d.Err.TokenDigest() }}))
+		handler := m.RequireScopes("admin")(&spy{})
+		for _, active := range []bool{true, false} {
+			handled = ""
+			if !active {
+				as.introspect = answer(204, "", "")
+			}
+			serve(handler, get("Bearer "+as.secret(fmt.Sprint("token-that-is-active-", active))))
+			if len(handled) != 8 || traced != handled {
+				t.Errorf("%v: the error handler has %q, the Trace %q", level, handled, traced)
+			}
+			if lines := book.take(); level == slog.LevelDebug && (len(lines) != 1 || lines[0].attrs["token"] != handled) {
+				t.Errorf("logged %v, handled %q", lines, handled)
+			}
+		}
+		serve(handler, get())
+		if handled != "" || traced != "" {
+			t.Errorf("without a token: %q, %q", handled, traced)
+		}
+	}
+}
+
 // Without WithLogger, lines go to slog's default of the moment.
 //
 // Catalogue: O9.
