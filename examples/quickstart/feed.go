@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"sync"
 
 	"github.com/phantom-token/phantom"
@@ -51,6 +52,7 @@ type message struct {
 const (
 	maxActs     = 20
 	maxMessages = 200
+	maxText     = 16 << 10 // of each, in bytes
 )
 
 func newFeed() *feed { return &feed{changed: make(chan struct{})} }
@@ -76,6 +78,12 @@ func (f *feed) end(outcome string) {
 // add adds a message to the act. If none is going on, a client outside the page
 // has sent it, and its request is an act of its own.
 func (f *feed) add(m message) {
+	for _, text := range []*string{&m.Title, &m.Gist, &m.Text, &m.kind} {
+		*text = clip(*text)
+	}
+	if m.JWT != nil {
+		m.JWT = &jwt{clip(m.JWT.Header), clip(m.JWT.Claims)}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.acts) == 0 || !f.open && m.From == atClient && !m.Answer {
@@ -151,4 +159,12 @@ func (f *feed) since(version int) (acts []act, messages []message, now int, chan
 // trace returns what tells the feed of the gateway's decisions.
 func (f *feed) trace() *phantom.Trace {
 	return &phantom.Trace{Decided: func(_ context.Context, d phantom.Decision) { f.add(decided(d)) }}
+}
+
+// clip returns as much of a text as is kept.
+func clip(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "..."
 }

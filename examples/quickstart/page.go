@@ -145,15 +145,10 @@ func (p *page) state() state {
 // events sends updates for as long as the browser listens (Server-Sent Events).
 func (p *page) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
-	out := http.NewResponseController(w)
 	for version := 0; ; {
 		acts, messages, now, changed := p.seen.feed.since(version)
 		version = now
-		data, err := json.Marshal(update{acts, messages, p.state()})
-		if err != nil {
-			return
-		}
-		if _, err := fmt.Fprintf(w, "data: %s\n\n", data); err != nil || out.Flush() != nil {
+		if tell(w, update{acts, messages, p.state()}) != nil {
 			return
 		}
 		select {
@@ -162,4 +157,20 @@ func (p *page) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// tell sends an update. A browser that does not read ends its stream.
+func tell(w http.ResponseWriter, u update) error {
+	data, err := json.Marshal(u)
+	if err != nil {
+		return err
+	}
+	out := http.NewResponseController(w)
+	if err := out.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(w, "data: %s\n\n", data); err != nil {
+		return err
+	}
+	return out.Flush()
 }
