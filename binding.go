@@ -200,7 +200,7 @@ func (b *bindings) check(r *http.Request, tok *Token, token, scheme string) erro
 			continue
 		}
 		if err := one.Check(r, token, thumbprint); err != nil {
-			return unproven(err)
+			return unproven(err, token)
 		}
 	}
 	return nil
@@ -250,13 +250,13 @@ func (b *bindings) schemeOf(tok *Token) string {
 	return httpauth.Bearer
 }
 
-// unproven makes a failure from the error of a Check.
-func unproven(err error) error {
+// unproven makes a failure from the error of a Check, which had the token.
+func unproven(err error, token string) error {
 	const detail = "binding"
 	var own *Error
 	switch {
 	case errors.As(err, &own):
-		return translate(err, failure.Unproven, detail)
+		return translate(err, failure.Unproven, detail, token)
 	case errors.Is(err, ErrUnavailable):
 		return failure.New(failure.Unavailable, detail)
 	case errors.Is(err, ErrUpstream):

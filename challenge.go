@@ -284,7 +284,8 @@ func (m *Middleware) reject(w http.ResponseWriter, r *http.Request, rejecter *re
 func (m *Middleware) Reject(w http.ResponseWriter, r *http.Request, err error) {
 	f := failure.New(failure.Internal, "Reject without an error")
 	if err != nil {
-		f = translate(err, failure.Internal, "Reject")
+		sent, _, _ := httpauth.Token(httpauth.Scan(r.Header).Authorization, m.bindings.schemes)
+		f = translate(err, failure.Internal, "Reject", sent)
 	}
 	m.reject(w, r, m.rejecter, rejection(f))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -64,6 +65,32 @@ func TestServerCannotEchoTheTokenIntoTheLog(t *testing.T) {
 			expect(t, "outcome", as.try(m, token), code401T)
 			if log := as.logs.String(); !strings.Contains(log, "got=") {
 				t.Errorf("log %s", log)
+			}
+		})
+	}
+}
+
+// Nor does a Binding's Check, which has the token, or who calls Reject.
+//
+// Catalogue: O12.
+func TestChecksAndRejectCarryNoTokenIntoTheLog(t *testing.T) {
+	const token, words = "opaque+token/of~alice=", "the tenant is locked"
+	fail := &phantom.Error{Reason: phantom.ReasonBinding, Detail: words + token, Err: errors.New(token)}
+	t.Run("Check", func(t *testing.T) {
+		as := newAS(t)
+		thumbprint := b64(make([]byte, 32))
+		as.introspect = answerJWT(mint("ES256", boundBy(map[string]any{"x5t#S256": thumbprint})))
+		checkWords(t, as, as.middleware(phantom.WithBinding(phantom.Binding{
+			Method: "x5t#S256", Check: func(*http.Request, string, string) error { return fail },
+		})), token, words)
+	})
+	for name, err := range map[string]error{"an Error": fail, "a text": errors.New(words + token)} {
+		t.Run("Reject, "+name, func(t *testing.T) {
+			as := newAS(t)
+			rec := httptest.NewRecorder()
+			as.middleware().Reject(rec, get("Bearer "+as.secret(token)), err)
+			if log := as.logs.String(); rec.Code < 400 || !strings.Contains(log, words) {
+				t.Errorf("%d, log %s", rec.Code, log)
 			}
 		})
 	}
