@@ -205,7 +205,7 @@ func (h atLevel) Enabled(_ context.Context, level slog.Level) bool { return leve
 // An error handler and a Trace have the digits of a token that the log has, also
 // when the log has no line about it.
 //
-// Catalogue: O14.
+// Catalogue: O15.
 func TestErrorHasTheDigitsOfTheLog(t *testing.T) {
 	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelError} {
 		as := newAS(t)
