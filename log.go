@@ -256,6 +256,7 @@ func (l *eventLog) storeTrouble(call string, err error) {
 
 // copyRefused logs that a copy in the Store does not pass a check.
 func (l *eventLog) copyRefused(detail string) {
+	defer l.survive()
 	l.emit(context.Background(), slog.LevelWarn, topic{msg: msgCopyRefused, detail: detail, issuer: l.issuer},
 		func() []slog.Attr {
 			return []slog.Attr{slog.String("detail", detail), slog.String("issuer", l.issuer)}
@@ -318,6 +319,6 @@ func (l *eventLog) emit(ctx context.Context, level slog.Level, topic topic, attr
 	logger.LogAttrs(ctx, level, topic.msg, all...)
 }
 
-// survive is for lines that no request stands behind. A logger that panics
-// there would end the process.
+// survive is for lines that no request stands behind, or several. A logger that
+// panics there would end the process, or cost them all.
 func (l *eventLog) survive() { _ = recover() }

@@ -85,6 +85,10 @@ func (e *endpoints) of(name string) string {
 // maxMetadataSize bounds the metadata's document, in bytes.
 const maxMetadataSize = 256 << 10
 
+// maxEndpointSize bounds the URL of an endpoint, which lines of the log have,
+// in bytes.
+const maxEndpointSize = 2 << 10
+
 // NewMetadata returns the Metadata of an issuer. It fetches nothing.
 func NewMetadata(c Config) *Metadata {
 	m := &Metadata{}
@@ -239,6 +243,9 @@ func readMetadata(body []byte, c Config, needs []string) (*endpoints, *unusable)
 			continue
 		}
 		text, ok := v.Text()
+		if len(text) > maxEndpointSize {
+			return nil, &unusable{wrongField, metadataFault(endpoint.name + " is too long")}
+		}
 		if !ok || upstream.CheckURL(text, c.InsecureHTTP) != "" || https && !isHTTPS(text) {
 			return nil, &unusable{wrongField, metadataFault(endpoint.name+" is not an absolute https URL").
 				Differs("an absolute https URL", failure.Address(text))}
