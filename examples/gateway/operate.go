@@ -3,13 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -128,20 +124,16 @@ func (r *recorder) Write(p []byte) (int, error) {
 
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-var salt = rand.Text() // of this process
-
-// explain says in the access log why a request was not served. Of the token it
-// shows enough to follow it in a log.
+// explain says in the access log why a request was not served. token are digits
+// by which to find the token in phantom's lines.
 func explain(r *http.Request, reason, token string) {
 	rec, _ := r.Context().Value((*recorder)(nil)).(*recorder)
 	if rec.why = []slog.Attr{slog.String("reason", reason)}; token != "" {
-		sum := sha256.Sum256([]byte(salt + token))
-		rec.why = append(rec.why, slog.String("token", hex.EncodeToString(sum[:4])))
+		rec.why = append(rec.why, slog.String("token", token))
 	}
 }
 
 // rejected leaves the answer to phantom.
 func rejected(_ http.ResponseWriter, r *http.Request, e *phantom.Error) {
-	_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	explain(r, string(e.Reason), strings.TrimLeft(token, " "))
+	explain(r, string(e.Reason), e.TokenDigest())
 }
