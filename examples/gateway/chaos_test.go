@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/phantom-token/phantom/phantomtest"
 )
 
 // An engine is a Valkey or Redis of the test's own.
@@ -66,7 +68,10 @@ func (e *engine) kill() {
 // Replicas ask once for all of them, and forget together.
 func TestReplicas(t *testing.T) {
 	e, s := newEngine(t), newSite(t)
-	changes := map[string]string{"store": e.address, "store-secret-file": write(t, s.secret(storeSecret)+"\n"), "scopes": "read"}
+	changes := map[string]string{
+		"store": e.address, "store-secret-file": write(t, s.secret(storeSecret)+"\n"),
+		"dpop-origin": "https://api.test",
+	}
 	a, b := s.start(t, changes), s.start(t, changes)
 	token := s.issue(nil)
 	// A copy gets there once both are connected, and nobody waits for that.
@@ -78,6 +83,14 @@ func TestReplicas(t *testing.T) {
 		b.get(t, "/", token).served(t)
 		return s.as.Introspections() == asked
 	})
+	// A proof passes once at all of them.
+	key := phantomtest.NewProofKey()
+	bound := s.secret(s.as.IssueBound("jkt", key.Thumbprint(), nil))
+	proof := s.secret(key.Sign(phantomtest.Proof{Method: "GET", URI: changes["dpop-origin"] + "/", Token: bound}))
+	a.do(t, http.MethodGet, "/", "", "Authorization", "DPoP "+bound, "DPoP", proof).served(t)
+	if again := b.do(t, http.MethodGet, "/", "", "Authorization", "DPoP "+bound, "DPoP", proof); again.StatusCode != http.StatusUnauthorized {
+		t.Errorf("status %d for a proof that the other replica has seen", again.StatusCode)
+	}
 	s.as.Revoke(token)
 	a.get(t, "/", token).served(t)
 	b.get(t, "/", token).served(t)

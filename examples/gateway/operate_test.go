@@ -105,8 +105,8 @@ func TestDrain(t *testing.T) {
 	begin := time.Now()
 	_ = g.cmd.Process.Signal(syscall.SIGTERM)
 	g.eventually(t, "end of readiness", func() bool { status, _ := probe(); return status == http.StatusServiceUnavailable })
-	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 	for range 5 {
+		fresh := &http.Client{Transport: &http.Transport{}, Timeout: patience} // with a connection of its own
 		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, g.url, nil)
 		req.Header.Set("Authorization", "Bearer "+token)
 		a := fetch(t, fresh, req)
