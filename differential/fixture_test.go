@@ -141,7 +141,10 @@ func (i *introspector) tokenOf(jwt string) string {
 }
 
 func (i *introspector) Introspect(_ context.Context, token string) (*phantom.Introspection, error) {
-	jwt, _ := i.jwts.LoadAndDelete(token)
+	jwt, known := i.jwts.LoadAndDelete(token)
+	if !known { // Warm's
+		return &phantom.Introspection{}, nil
+	}
 	return &phantom.Introspection{Active: true, JWT: jwt.(string)}, nil
 }
 
