@@ -69,8 +69,13 @@ type StoreStats struct {
 }
 
 // Stats returns the Middleware's numbers. It is cheap, and may be called at any
-// time.
-func (m *Middleware) Stats() Stats { return m.parts.stats() }
+// time. A Middleware that New did not make has none.
+func (m *Middleware) Stats() Stats {
+	if m == nil || m.parts == nil {
+		return Stats{}
+	}
+	return m.parts.stats()
+}
 
 func (p *parts) stats() Stats {
 	s := Stats{Rejected: map[Reason]uint64{}}
@@ -143,7 +148,9 @@ func (c *counts) bridged(joined bool) Outcome {
 // refuse makes the rejection of a request, and counts it.
 func (m *Middleware) refuse(err error) *Error {
 	e := rejection(err)
-	m.counts.rejected[e.class()].Add(1)
+	if m != nil && m.parts != nil { // else New did not make it
+		m.counts.rejected[e.class()].Add(1)
+	}
 	return e
 }
 

@@ -210,6 +210,9 @@ func TestMiddlewareThatNewDidNotMake(t *testing.T) {
 		mustPanic(t, tc.name+".Optional", func() { tc.m.Optional(next) })
 		mustPanic(t, tc.name+".Require", func() { tc.m.Require()(next) })
 		mustPanic(t, tc.name+".RequireScopes", func() { tc.m.RequireScopes("read")(next) })
+		if s := tc.m.Stats(); s.Hits+s.Misses != 0 || s.Rejected != nil {
+			t.Errorf("%s: Stats %+v", tc.name, s)
+		}
 		for _, call := range silentCalls(t.Context(), tc.m, get("Bearer opaque-token"), "opaque-token") {
 			if got := codeOf(call.do()); got != code500I {
 				t.Errorf("%s.%s: %s", tc.name, call.name, got)
