@@ -1,6 +1,7 @@
 package benchmarks_test
 
 import (
+	"flag"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -51,11 +52,13 @@ func many(b *testing.B, n int) (http.Handler, []*http.Request) {
 	return auth.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})), requests
 }
 
+var largest = flag.Int("largest", 10_000, "the most tokens of BenchmarkGrowth")
+
 // BenchmarkGrowth sends requests with remembered tokens, drawn from more and
 // more of them. x-floor is the median of the ratios to the floor, with the same
 // requests in turn.
 func BenchmarkGrowth(b *testing.B) {
-	for _, n := range []int{1_000, 10_000, 100_000, 1_000_000} {
+	for n := 1_000; n <= *largest; n *= 10 {
 		handler, requests := many(b, n)
 		base := floor(nil, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 		b.Run("tokens="+strconv.Itoa(n), func(b *testing.B) {
