@@ -12,6 +12,9 @@
 //
 //	go test -run '^$' -bench . -benchtime 2s -count 6 .
 //
+// BenchmarkGrowth is about phantom alone, with more and more tokens. The command
+// pictures draws what was measured (docs/cost).
+//
 // It is a module of its own, so that users of phantom do not depend on the
 // other libraries.
 package benchmarks

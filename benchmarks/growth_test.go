@@ -55,8 +55,8 @@ func many(b *testing.B, n int) (http.Handler, []*http.Request) {
 var largest = flag.Int("largest", 10_000, "the most tokens of BenchmarkGrowth")
 
 // BenchmarkGrowth sends requests with remembered tokens, drawn from more and
-// more of them. x-floor is the median of the ratios to the floor, with the same
-// requests in turn.
+// more of them: up to -largest 1000000, which takes a minute to fill. x-floor
+// is the median of the ratios to the floor, with the same requests in turn.
 func BenchmarkGrowth(b *testing.B) {
 	for n := 1_000; n <= *largest; n *= 10 {
 		handler, requests := many(b, n)
