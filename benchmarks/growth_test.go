@@ -58,6 +58,7 @@ var largest = flag.Int("largest", 10_000, "the most tokens of BenchmarkGrowth")
 // more of them: up to -largest 1000000, which takes a minute to fill. x-floor
 // is the median of the ratios to the floor, with the same requests in turn.
 func BenchmarkGrowth(b *testing.B) {
+	likeAService(b)
 	for n := 1_000; n <= *largest; n *= 10 {
 		handler, requests := many(b, n)
 		base := floor(nil, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))

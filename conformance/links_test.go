@@ -42,6 +42,7 @@ var (
 	fence    = regexp.MustCompile("(?ms)^```.*?^```$")
 	codeSpan = regexp.MustCompile("`[^`\n]+`")
 	link     = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	picture  = regexp.MustCompile(`(?:src|srcset)="([^"]+)"`)
 )
 
 // Links in the documents lead to files and headings that exist. Those to other
@@ -50,7 +51,7 @@ func TestDocumentLinks(t *testing.T) {
 	count := 0
 	for _, file := range documents(t) {
 		text := codeSpan.ReplaceAllString(fence.ReplaceAllString(string(must(os.ReadFile(file))), ""), "")
-		for _, match := range link.FindAllStringSubmatch(text, -1) {
+		for _, match := range append(link.FindAllStringSubmatch(text, -1), picture.FindAllStringSubmatch(text, -1)...) {
 			path, anchor, hasAnchor := strings.Cut(match[1], "#")
 			if strings.Contains(path, ":") {
 				continue

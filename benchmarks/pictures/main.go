@@ -61,7 +61,7 @@ func measure(folder string) error {
 	var requests bytes.Buffer
 	fmt.Fprintf(&requests, "date: %s\ngo: %s\nprocessors: %d\n",
 		time.Now().UTC().Format(time.DateOnly), runtime.Version(), runtime.NumCPU())
-	benchmark := exec.Command("go", "test", "-run", "^$", "-bench", ".", "-count", "4", "-timeout", "1h", ".", "-largest", "1000000")
+	benchmark := exec.Command("go", "test", "-run", "^$", "-bench", ".", "-count", "3", "-timeout", "1h", ".", "-largest", "1000000")
 	benchmark.Stdout, benchmark.Stderr = &requests, os.Stderr
 	if err := benchmark.Run(); err != nil {
 		return fmt.Errorf("%s: %w", benchmark, err)
