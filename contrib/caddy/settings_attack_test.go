@@ -94,7 +94,7 @@ func TestSecretsOfAnyBytesHaveTheirOwnMemory(t *testing.T) {
 		}
 		h, err := provision(t, fields)
 		if err != nil {
-			t.Skipf("refused: %v", err)
+			t.Fatal(err)
 		}
 		handlers = append(handlers, h)
 	}
