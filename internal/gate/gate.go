@@ -162,21 +162,16 @@ func (g *Gate) enter(ctx context.Context, class Class) (scout bool, err error) {
 	if w == nil {
 		return false, err
 	}
-	tooLate := time.NewTimer(g.untilTooLate(w))
-	defer tooLate.Stop()
-	for {
+	for left := g.untilTooLate(w); left > 0; left = g.untilTooLate(w) {
 		select {
 		case err := <-w.turn:
 			return w.scout, err
-		case <-tooLate.C:
-			if left := g.untilTooLate(w); left > 0 {
-				tooLate.Reset(left) // the server has become faster
-				continue
-			}
+		case <-time.After(left): // unless the server has become faster
 		case <-ctx.Done():
+			return false, g.giveUp(w)
 		}
-		return false, g.giveUp(w)
 	}
+	return false, g.giveUp(w)
 }
 
 func (g *Gate) untilTooLate(w *waiter) time.Duration {
