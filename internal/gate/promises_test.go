@@ -90,6 +90,9 @@ func (s *server) seen() (reached [2][]time.Duration, refused [2][]refusal) {
 
 func after(took time.Duration, err error) func(context.Context, gate.Class) error {
 	return func(ctx context.Context, _ gate.Class) error {
+		if took == 0 { // timers due at once crash the race detector in a bubble (golang/go#78156)
+			return err
+		}
 		select {
 		case <-time.After(took):
 			return err
