@@ -8,6 +8,7 @@ import (
 	"math"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -202,6 +203,40 @@ func TestCutoffs(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Whatever a Seal made before or makes at the same moment, a Claim stands for
+// its kind and its text: replicas compare them, and none but the secret makes it.
+func TestAClaimStandsForItsText(t *testing.T) {
+	const kinds, texts = 2, 300
+	seal := fleet.NewSeal(secret, "issuer")
+	claim := func(s *fleet.Seal, kind, i int) fleet.Claim {
+		return s.Claim(fleet.Session+fleet.Kind(kind), strings.Repeat("x", i))
+	}
+	var want [kinds][texts]fleet.Claim
+	seen := map[fleet.Claim]bool{}
+	for kind := range kinds {
+		for i := range texts {
+			want[kind][i] = claim(fleet.NewSeal(secret, "issuer"), kind, i)
+			seen[want[kind][i]] = true
+		}
+	}
+	if len(seen) != kinds*texts || claim(fleet.NewSeal(secret, "another"), 0, 0) == want[0][0] {
+		t.Errorf("%d claims for %d texts, or one for two configurations", len(seen), kinds*texts)
+	}
+	var all sync.WaitGroup
+	for first := range 8 {
+		all.Go(func() {
+			for i := range texts {
+				for kind := range kinds {
+					if i := (i + first*40) % texts; claim(seal, kind, i) != want[kind][i] {
+						t.Errorf("kind %d, %d characters: another claim", kind, i)
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // Cutoffs of claims are gone when no answer can be so old.

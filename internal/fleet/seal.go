@@ -30,6 +30,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"sync"
 	"time"
 
 	"github.com/phantom-token/phantom/internal/cache"
@@ -43,12 +44,12 @@ const version = 1
 const MaxValue = 1 << 20
 
 // A Seal seals what the replicas with one secret and one configuration share.
-// It is immutable.
+// It is safe for concurrent use.
 type Seal struct {
 	names  []byte
 	values []byte
 	notes  []byte
-	claims []byte
+	claims sync.Pool // of *claimHash
 }
 
 // NewSeal returns the Seal for a secret of 32 bytes or more. The parts name the
@@ -60,11 +61,12 @@ func NewSeal(secret []byte, parts ...string) *Seal {
 		context = append(context, part...)
 	}
 	derive := func(label string, size int) []byte { return derive(secret, label+" "+string(context), size) }
+	claimKey := derive("claim", sha256.Size)
 	return &Seal{
 		names:  derive("name", sha256.Size),
 		values: derive("value", sha256.Size),
 		notes:  derive("note", sha256.Size),
-		claims: derive("claim", sha256.Size),
+		claims: sync.Pool{New: func() any { return &claimHash{Hash: hmac.New(sha256.New, claimKey)} }},
 	}
 }
 
