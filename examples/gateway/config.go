@@ -268,7 +268,7 @@ func (c *config) keys(name string) (keys []crypto.Signer) {
 		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 		signer, ok := key.(crypto.Signer)
 		if err != nil || !ok {
-			c.fail(name, "block %d is not a private key in PKCS #8", len(keys)+1)
+			c.fail(name, "block %d, %q, is no private key in PKCS #8; see openssl pkcs8 -topk8 -nocrypt", len(keys)+1, block.Type)
 			return nil
 		}
 		keys = append(keys, signer)

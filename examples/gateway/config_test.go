@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -17,8 +20,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/phantom-token/phantom"
 	"github.com/phantom-token/phantom/phantomtest"
 )
 
@@ -436,6 +441,51 @@ func makeCertificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPo
 	}
 	return write("cert.pem", "CERTIFICATE", der), write("key.pem", "PRIVATE KEY", keyDER), roots
 }
+
+// Until the authorization server answers, the log says why: once for each cause,
+// not once for each try.
+func TestNotReadyIsSaidOnceForEachCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		tries, status := 0, http.StatusServiceUnavailable
+		auth, err := phantom.New(
+			phantom.WithIssuer("https://as.test"), phantom.WithAudience(audience),
+			phantom.WithIntrospectionEndpoint("https://as.test/introspect"), phantom.WithJWKSURL("https://as.test/jwks"),
+			phantom.WithClientAuth(phantom.ClientSecretBasic(clientID, clientSecret)), phantom.WithLogger(slog.New(slog.DiscardHandler)),
+			phantom.WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				tries++
+				return &http.Response{StatusCode: status, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+			})}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &state{logger: slog.New(slog.NewTextHandler(&log, nil))}
+		for _, status = range []int{http.StatusServiceUnavailable, http.StatusNotFound} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			tries = 0
+			log.Reset()
+			if s.warm(ctx, auth); s.ready.Load() || tries < 3 {
+				t.Errorf("status %d: %d tries, ready: %v", status, tries, s.ready.Load())
+			}
+			last := ""
+			for line := range strings.Lines(log.String()) {
+				_, why, ok := strings.Cut(line, `msg="not ready" error=`)
+				if !ok || why == last {
+					t.Errorf("status %d: %q after %q", status, line, last)
+				}
+				last = why
+			}
+			if !strings.Contains(log.String(), fmt.Sprint("status ", status)) {
+				t.Errorf("status %d: log %q", status, log.String())
+			}
+		}
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // An issuer whose metadata are wrong is an operator's mistake that shows at
 // once in the log, not with the first client.

@@ -180,7 +180,7 @@ func TestModeMistakes(t *testing.T) {
 		{"no keys", append([]string{"-mint-key-file=" + noKeys}, mint...), `
 			-mint-key-file (PHANTOM_MINT_KEY_FILE): no keys`},
 		{"not a key", append([]string{"-mint-key-file=" + odd}, mint...), `
-			-mint-key-file (PHANTOM_MINT_KEY_FILE): block 1 is not a private key in PKCS #8
+			-mint-key-file (PHANTOM_MINT_KEY_FILE): block 1, "PRIVATE KEY", is no private key in PKCS #8; see openssl pkcs8 -topk8 -nocrypt
 			-mint-key-file (PHANTOM_MINT_KEY_FILE): no keys`},
 		{"issuer of the minter", append([]string{"-mint-key-file=" + keys}, mint[0], mint[2], "-mint-issuer=http://gw.test"), `
 			-mint-key-file (PHANTOM_MINT_KEY_FILE): issuer: "http://gw.test" is not https`},

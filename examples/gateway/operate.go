@@ -22,8 +22,12 @@ type state struct {
 // do not count: restarting or bypassing the gateway does not end them, and the
 // tokens that it remembers still work.
 func (s *state) warm(ctx context.Context, auth *phantom.Middleware) {
+	why := ""
 	for err := auth.Warm(ctx); err != nil && ctx.Err() == nil; err = auth.Warm(ctx) {
-		s.logger.Warn("not ready", "error", err)
+		if err.Error() != why { // one line for each cause, not for each try
+			why = err.Error()
+			s.logger.Warn("not ready", "error", err)
+		}
 		time.Sleep(time.Second)
 	}
 	s.ready.Store(ctx.Err() == nil)

@@ -206,8 +206,10 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-// P59: neither method gets as far as the upstream, with a token or without.
-func TestP59(t *testing.T) {
+// Neither method gets as far as the upstream, with a token or without.
+//
+// Catalogue: P59.
+func TestTraceAndConnectEndHere(t *testing.T) {
 	s := newSite(t)
 	g := s.start(t, nil)
 	g.ready(t)
@@ -347,7 +349,10 @@ func TestTimeLimits(t *testing.T) {
 	}
 }
 
-func TestP55(t *testing.T) {
+// A websocket passes to the upstream and back; no other upgrade does.
+//
+// Catalogue: P55.
+func TestOnlyWebsocketsAreUpgraded(t *testing.T) {
 	s := newSite(t)
 	s.upstream.does(func(w http.ResponseWriter, r *http.Request) {
 		if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
