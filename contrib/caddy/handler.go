@@ -23,7 +23,8 @@
 //   - {http.auth.user.client_id}: the client that the token was issued to
 //
 // A request without a good token gets phantom's answer, with a challenge (RFC
-// 6750), and no further handler sees it. handle_errors is not asked.
+// 6750), and no further handler sees it. handle_errors is not asked. TRACE gets
+// 405: an API would show the JWT to the client.
 //
 // What is known of tokens outlives a reload of Caddy's configuration, while the
 // settings of phantom stay the same.
@@ -32,6 +33,7 @@ package phantomcaddy
 import (
 	"context"
 	"net/http"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -116,6 +118,11 @@ func (h *Handler) Cleanup() error {
 
 // ServeHTTP answers the request itself, or has next answer it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if strings.EqualFold(r.Method, http.MethodTrace) { // with which an API would show the JWT to the client
+		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return nil
+	}
 	passage := &passage{next: next}
 	h.protected.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), passageKey{}, passage)))
 	return passage.err

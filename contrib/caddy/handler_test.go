@@ -1,7 +1,9 @@
 package phantomcaddy_test
 
 import (
+	"bufio"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -87,6 +89,67 @@ func TestVerdictReachesTheClient(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			s.refused(t, s.send(t, tc.line, tc.fields, ""), tc.status, tc.challenge)
 		})
+	}
+}
+
+// An API answers TRACE with what it got, the JWT with it.
+func TestTraceEndsHere(t *testing.T) {
+	s := protectedSite(t)
+	token := s.issue(map[string]any{"scope": "orders:read"})
+	for _, method := range []string{"TRACE", "trace"} {
+		for _, path := range []string{"/x", "/orders/1"} {
+			a := s.send(t, method+" "+path, []string{"Authorization: Bearer " + token}, "")
+			if a.status != http.StatusMethodNotAllowed || a.header.Get("Allow") != "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS" {
+				t.Errorf("%s %s: status %d, Allow %q", method, path, a.status, a.header.Get("Allow"))
+			}
+			if got := s.take(); len(got) > 0 {
+				t.Errorf("%s %s reached the API", method, path)
+			}
+		}
+	}
+}
+
+// A websocket needs a token as any other request does, and then passes both
+// ways.
+func TestWebsocketPasses(t *testing.T) {
+	s := protectedSite(t)
+	s.answer = func(w http.ResponseWriter, _ *http.Request) {
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.Copy(conn, buffered)
+	}
+	upgrade := []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="}
+	s.refused(t, s.send(t, "GET /chat", upgrade, ""), http.StatusUnauthorized, noToken)
+
+	conn, err := net.DialTimeout("tcp", s.address, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	fields := append(upgrade, "Host: "+s.address, "Authorization: Bearer "+s.issue(nil))
+	_, _ = io.WriteString(conn, "GET /chat HTTP/1.1\r\n"+strings.Join(fields, "\r\n")+"\r\n\r\n")
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	got := s.take()
+	if len(got) != 1 {
+		t.Fatalf("%d requests at the API", len(got))
+	}
+	checkJWT(t, got[0])
+	for _, message := range []string{"one", "\x00\xfftwo"} {
+		_, _ = io.WriteString(conn, message)
+		echo := make([]byte, len(message))
+		if _, err := io.ReadFull(in, echo); err != nil || string(echo) != message {
+			t.Fatalf("%q, %v; want %q", echo, err, message)
+		}
 	}
 }
 
