@@ -170,6 +170,7 @@ type lookup struct {
 
 	fresh     clock.Instant // until when the entry serves that is to be refreshed
 	wasShared bool          // the Store has a copy
+	isUnread  bool          // the Store may have one: it did not answer
 
 	joined bool          // another request has put the question
 	isCopy bool          // the answer is out of the Store
@@ -329,7 +330,7 @@ func (l *lookup) rememberFailure(err error) error {
 	if l.unattended.Load() {
 		l.m.log.unattended(l.m.authority.explain(err, l.class))
 	}
-	if failure.Of(err).Class == failure.Inactive && (l.class == gate.KnownToken || l.wasShared) {
+	if failure.Of(err).Class == failure.Inactive {
 		l.retract()
 	}
 	switch f := failure.Of(err); {

@@ -12,6 +12,7 @@ import (
 	"github.com/phantom-token/phantom/internal/clock"
 	"github.com/phantom-token/phantom/internal/failure"
 	"github.com/phantom-token/phantom/internal/fleet"
+	"github.com/phantom-token/phantom/internal/gate"
 	"github.com/phantom-token/phantom/internal/introspection"
 	"github.com/phantom-token/phantom/internal/jose"
 )
@@ -126,6 +127,7 @@ func (r *replicas) load(l *lookup) *storedCopy {
 	})
 	switch {
 	case err != nil:
+		l.isUnread = true
 		r.trouble("Get", err)
 		return nil
 	case len(got.value) == 0:
@@ -261,11 +263,16 @@ func (l *lookup) share(tok *Token, r *reply) {
 	}()
 }
 
-// retract tells the others that the server has called a known token inactive.
-// No request waits for that.
+// retract takes note that the server has called the token inactive, and tells
+// the others if it was known. No request waits for that. Of a token that may
+// have a copy, this replica takes no older one from now on.
 func (l *lookup) retract() {
-	if shared := l.m.shared; shared != nil {
-		l.m.memory.cutoffs.Token(l.digest, l.askedAt)
+	shared, isKnown := l.m.shared, l.class == gate.KnownToken || l.wasShared
+	if shared == nil || !isKnown && !l.isUnread {
+		return
+	}
+	l.m.memory.cutoffs.Token(l.digest, l.askedAt)
+	if isKnown {
 		go func() { _ = shared.tell(&l.digest, fleet.OneToken, l.digest[:]) }()
 	}
 }

@@ -2,6 +2,7 @@ package conformance_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -73,6 +74,44 @@ func TestTheWordInactiveHoldsWhateverTheStoreHas(t *testing.T) {
 			time.Sleep(1100 * time.Millisecond)
 		}
 	})
+}
+
+// So does one that could not look into the Store when it was told: a copy may be
+// there, and comes to light when the Store answers again.
+//
+// Catalogue: H61.
+func TestTheWordInactiveHoldsForCopiesThatWereNotSeen(t *testing.T) {
+	for name, fail := range map[string]func() error{
+		"fails":     func() error { return errors.New("down") },
+		"is silent": func() error { time.Sleep(time.Second); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				as, store := newAS(t), newTap()
+				as.admits(t, "A", as.replica(store), codeOK)
+				b := as.replica(store, phantom.WithNegativeTTL(time.Second))
+				as.introspect = answer(204, "", "")
+				down := true
+				store.get = func(_ context.Context, value []byte, left time.Duration, err error) ([]byte, time.Duration, error) {
+					if down {
+						return nil, 0, fail()
+					}
+					return value, left, err
+				}
+				as.admits(t, "B, which is told", b, code401T)
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				down = false
+				expect(t, "values", len(store.Values()), 1)
+				for range 5 {
+					as.admits(t, "B later", b, code401T)
+					time.Sleep(1100 * time.Millisecond)
+				}
+				as.introspect = nil
+				as.admits(t, "B, and the token is good again", b, codeOK)
+			})
+		})
+	}
 }
 
 // The answer for which a JWT was minted is judged anew as well: the JWT does not
