@@ -63,6 +63,8 @@ func (m *Middleware) join(c *config) {
 	}
 	if b, ok := c.store.(Broadcaster); ok {
 		m.shared.broadcaster = b
+		// What was forgotten before the oldest note that we shall see is not known.
+		m.memory.cutoffs.All(m.memory.clock.Now().Add(noteSkew - fleet.MaxNoteAge))
 		b.Receive(m.receive)
 	}
 }

@@ -114,6 +114,47 @@ func TestTheWordInactiveHoldsForCopiesThatWereNotSeen(t *testing.T) {
 	}
 }
 
+// A replica that starts so late that it is not told any more what was forgotten
+// takes no copy from that time, however long answers serve.
+//
+// Catalogue: H62.
+func TestALateReplicaTakesNothingThatMayBeForgotten(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		forget func(m *phantom.Middleware) error // nil: nothing is forgotten
+		starts []time.Duration
+		want   string
+	}{
+		{"session", func(m *phantom.Middleware) error { return m.ForgetSession("s1") }, []time.Duration{5, 11, 30}, code401T},
+		{"subject", func(m *phantom.Middleware) error { return m.ForgetSubject("alice") }, []time.Duration{5, 11, 30}, code401T},
+		{"all", (*phantom.Middleware).Purge, []time.Duration{5, 11, 30}, code401T},
+		{"none, young", nil, []time.Duration{9}, codeOK},
+		{"none, old", nil, []time.Duration{11}, code401T},
+	} {
+		for _, start := range tc.starts {
+			t.Run(fmt.Sprint(tc.name, " after ", int(start), " min"), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					as, store := newAS(t), newTap()
+					exp := time.Now().Unix() + 7200
+					as.introspect = answerJWT(mint("ES256", claims(map[string]any{"exp": exp, "sid": "s1"})))
+					hour := phantom.WithMaxTTL(time.Hour)
+					a := as.replica(store, hour)
+					as.admits(t, "A", a, codeOK)
+					time.Sleep(time.Second)
+					as.introspect = answer(204, "", "")
+					if tc.forget != nil {
+						if err := tc.forget(a); err != nil {
+							t.Error(err)
+						}
+					}
+					time.Sleep(start * time.Minute)
+					as.admits(t, "C", as.replica(store, hour), tc.want)
+				})
+			})
+		}
+	}
+}
+
 // The answer for which a JWT was minted is judged anew as well: the JWT does not
 // say for whom the token was.
 //

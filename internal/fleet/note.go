@@ -62,9 +62,9 @@ const (
 	noteSize  = bodySize + sha256.Size
 )
 
-// maxNoteAge is how old a note may be that still counts. A store keeps notes
+// MaxNoteAge is how old a note may be that still counts. A store keeps notes
 // for as long.
-const maxNoteAge = 10 * time.Minute
+const MaxNoteAge = 10 * time.Minute
 
 // Notes are those that a replica writes and reads. A note counts once, so that
 // a recorded one is of no use. Notes are safe for concurrent use.
@@ -105,7 +105,7 @@ func (n *Notes) Read(note []byte) (said Note, ok bool) {
 	written := time.Unix(0, int64(binary.BigEndian.Uint64(note[2+nonceSize:])))
 	said = Note{Kind: Kind(note[1]), Age: time.Since(written.Round(0))}
 	copy(said.Value[:], note[bodySize-sha256.Size:])
-	if said.Age > maxNoteAge || said.Age < -maxNoteAge || !n.isNew(said.Kind, note[2:][:nonceSize]) {
+	if said.Age > MaxNoteAge || said.Age < -MaxNoteAge || !n.isNew(said.Kind, note[2:][:nonceSize]) {
 		return Note{}, false
 	}
 	return said, true
@@ -114,7 +114,7 @@ func (n *Notes) Read(note []byte) (said Note, ok bool) {
 func (n *Notes) isNew(kind Kind, nonce []byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return int(kind) < len(n.seen) && n.seen[kind].IsNew(string(nonce), 2*maxNoteAge)
+	return int(kind) < len(n.seen) && n.seen[kind].IsNew(string(nonce), 2*MaxNoteAge)
 }
 
 // maxOnce bounds each half of a Once.
