@@ -284,8 +284,21 @@ func (m *Middleware) reject(w http.ResponseWriter, r *http.Request, rejecter *re
 func (m *Middleware) Reject(w http.ResponseWriter, r *http.Request, err error) {
 	f := failure.New(failure.Internal, "Reject without an error")
 	if err != nil {
-		sent, _, _ := httpauth.Token(httpauth.Scan(r.Header).Authorization, m.bindings.schemes)
-		f = translate(err, failure.Internal, "Reject", sent)
+		f = translate(err, failure.Internal, "Reject", m.sent(r)...)
 	}
 	m.reject(w, r, m.rejecter, rejection(f))
+}
+
+// sent returns the credentials of a request, well formed or not. The caller may
+// have put them into its error.
+func (m *Middleware) sent(r *http.Request) (secrets []string) {
+	defer func() { _ = recover() }() // of the extractor
+	for _, value := range httpauth.Scan(r.Header).Authorization {
+		secrets = append(secrets, strings.Fields(value)...)
+	}
+	if m.extract != nil {
+		token, _ := m.extract(r)
+		secrets = append(secrets, token)
+	}
+	return secrets
 }

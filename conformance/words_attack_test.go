@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -93,5 +95,66 @@ func TestChecksAndRejectCarryNoTokenIntoTheLog(t *testing.T) {
 				t.Errorf("%d, log %s", rec.Code, log)
 			}
 		})
+	}
+}
+
+// What a caller of Reject says is logged without the credentials of the request,
+// wherever they are, and however many.
+//
+// Catalogue: O16.
+func TestRejectLogsNoCredentials(t *testing.T) {
+	const token, other, words = "opaque-token-of-alice", "opaque-token-of-bob", "the session is gone"
+	cookie := phantom.WithTokenExtractor(func(r *http.Request) (string, error) {
+		c, err := r.Cookie("session")
+		switch {
+		case err != nil:
+			return "", nil
+		case c.Value == "panic":
+			panic(words)
+		}
+		return c.Value, nil
+	})
+	for _, tc := range []struct {
+		name          string
+		opts          []phantom.Option
+		cookie        string
+		authorization []string
+	}{
+		{name: "Bearer", authorization: []string{"Bearer " + token}},
+		{name: "another scheme", authorization: []string{"Custom " + token}},
+		{name: "malformed", authorization: []string{"Bearer " + token + " " + other}},
+		{name: "repeated", authorization: []string{"Bearer " + token, "Bearer " + other}},
+		{name: "extracted", opts: []phantom.Option{cookie}, cookie: token},
+		{name: "both", opts: []phantom.Option{cookie}, cookie: token, authorization: []string{"Bearer " + other}},
+		{name: "the extractor panics", opts: []phantom.Option{cookie}, cookie: "panic", authorization: []string{"Bearer " + token}},
+	} {
+		for kind, m := range map[string]func(as *fakeAS) *phantom.Middleware{
+			"": func(as *fakeAS) *phantom.Middleware { return as.middleware(tc.opts...) },
+			", by a dispatcher": func(as *fakeAS) *phantom.Middleware {
+				member := as.middleware()
+				opts := append(slices.Clone(tc.opts), phantom.WithLogger(slog.New(slog.NewTextHandler(&as.logs, nil))))
+				return must(phantom.Dispatch([]*phantom.Middleware{member}, func(string) *phantom.Middleware { return member }, opts...))
+			},
+		} {
+			t.Run(tc.name+kind, func(t *testing.T) {
+				as := newAS(t)
+				as.secret(token)
+				as.secret(other)
+				r := get(tc.authorization...)
+				said := words
+				for _, value := range tc.authorization {
+					said += ": " + value
+				}
+				if tc.cookie != "" {
+					r.AddCookie(&http.Cookie{Name: "session", Value: tc.cookie})
+					said += ": " + tc.cookie
+				}
+				rec := httptest.NewRecorder()
+				m(as).Reject(rec, r, errors.New(said))
+				if rec.Code != 500 || !strings.Contains(as.logs.String(), words) {
+					t.Errorf("%d: %s", rec.Code, as.logs.String())
+				}
+			})
+		}
 	}
 }
