@@ -99,6 +99,11 @@ func handOver(m *phantom.Middleware) http.Handler {
 		h := w.Header()
 		h.Set("Authorization", "Bearer "+tok.JWT())
 		h.Set("Cache-Control", "no-store")
+		if r.ContentLength != 0 && r.ProtoMajor == 1 {
+			// The proxy may have announced the client's body and kept it back. The
+			// server would wait for it before it sends the answer.
+			h.Set("Connection", "close")
+		}
 		w.WriteHeader(http.StatusOK)
 	})
 }

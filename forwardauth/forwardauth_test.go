@@ -1,14 +1,18 @@
 package forwardauth_test
 
 import (
+	"bufio"
 	"bytes"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/phantom-token/phantom"
 	"github.com/phantom-token/phantom/forwardauth"
@@ -284,5 +288,30 @@ func TestMiddlewareThatProtectsNothingIsRefused(t *testing.T) {
 			}()
 			forwardauth.Handler(m)
 		}()
+	}
+}
+
+// A proxy that hands the length of the client's body on, but not the body, has
+// its answer at once: one that admits as one that refuses.
+func TestTheAnswerDoesNotWaitForTheBody(t *testing.T) {
+	s := newService(t, nil)
+	server := httptest.NewServer(s.handler)
+	defer server.Close()
+	for token, status := range map[string]int{s.as.Issue(nil): http.StatusOK, "junk": http.StatusUnauthorized} {
+		for _, body := range []string{"Content-Length: 100\r\n\r\n", "Content-Length: 100\r\n\r\ndrip", "Transfer-Encoding: chunked\r\n\r\n"} {
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second)) // only a failing test waits so long
+			_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: phantom\r\nAuthorization: Bearer "+token+"\r\n"+body)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Errorf("%q: %v", body, err)
+			} else if resp.StatusCode != status || !resp.Close || resp.ContentLength < 0 {
+				t.Errorf("%q: status %d, closes %v, length %d", body, resp.StatusCode, resp.Close, resp.ContentLength)
+			}
+			_ = conn.Close()
+		}
 	}
 }
