@@ -14,8 +14,8 @@ import (
 )
 
 // A member of an answer by which a token is judged does not vanish because it
-// holds the token: without it, a weaker rule would apply. The token need not be
-// written as it is.
+// holds the token: without it, a weaker rule would apply, and no logout would
+// find its session. The token need not be written as it is.
 //
 // Catalogue: S7, S8, W5.
 func TestMemberThatHoldsTheTokenHidesNothing(t *testing.T) {
@@ -30,6 +30,7 @@ func TestMemberThatHoldsTheTokenHidesNothing(t *testing.T) {
 		{"escaped", "opaque-token", map[string]any{"x": json.RawMessage(`"\u006fpaque\u002dtoken"`)}, codeOK},
 		{"escaped in a name, deep", "opaque-token", map[string]any{"x": []any{map[string]any{"y": json.RawMessage(`{"\u006fpaque-token":1}`)}}}, codeOK},
 		{"sub", "opaque-token", map[string]any{"sub": "opaque-token"}, code401T},
+		{"its session, which a logout names", "opaque-token-of-alice", map[string]any{"sid": "s-opaque-token-of-alice"}, code401T},
 		{"the name of a key", "opaque-token", map[string]any{"cnf": map[string]any{"jkt": "opaque-token"}}, code401T},
 		{"kind", "refresh_token", map[string]any{"token_use": "refresh_token"}, code401T},
 		{"type", "refresh_token", map[string]any{"token_type": "refresh_token"}, code401T},

@@ -19,8 +19,10 @@ var registered = []string{
 var registeredInAnswers = append(slices.Clip(registered), "active", "typ", "purpose")
 
 // IsJudged reports whether the member of an answer is one by which a token, or
-// what it permits, is judged.
-func IsJudged(name string) bool { return name != "jti" && slices.Contains(registeredInAnswers, name) }
+// what it permits, is judged, or its session is found.
+func IsJudged(name string) bool {
+	return name == "sid" || name != "jti" && slices.Contains(registeredInAnswers, name)
+}
 
 // ambiguous returns a name that the object has in another spelling, if any. A
 // JSON reader that folds case, such as encoding/json, would take "SUB" for

@@ -205,7 +205,8 @@ const minDistinct = 16
 // Clean returns the members without those that hold the opaque token, at any
 // depth, and without those in which servers put a JWT or the token itself. None
 // of them may be kept or handed on. A member by which the token is judged must
-// not vanish: a weaker rule would apply. Then the token is refused.
+// not vanish: a weaker rule would apply, and a logout would not find a session
+// without its name. Then the token is refused.
 func Clean(members jose.Object, token string) (clean jose.Object, err error) {
 	holds := func(text string) bool {
 		return text == token || len(token) >= minDistinct && strings.Contains(text, token)
