@@ -238,8 +238,10 @@ func WithRefreshAhead(fraction float64) Option {
 // 404. It also does while known tokens are known to get none. It does not if
 // the server declines (400, 401, 403, 429, 501) or our own queue is full, never
 // past the token's exp, and never after the server called it inactive. During
-// an outage a revocation can go unseen for so much longer. Default: off; a
-// negative duration is refused.
+// an outage a revocation can go unseen for so much longer: also one of a
+// [Minter] or of the token endpoint ([WithTokenExchange]), which the breaker
+// does not tell from one of introspection. Default: off; a negative duration is
+// refused.
 func WithStaleIfError(d time.Duration) Option {
 	return with("WithStaleIfError", func(c *config) { c.staleIfError = d })
 }
