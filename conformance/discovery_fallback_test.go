@@ -30,7 +30,7 @@ func notMetadatas(iss string) [][]notMetadata {
 	of := func(changes map[string]any) http.HandlerFunc { return json(metadataOf(iss, changes)) }
 	return [][]notMetadata{
 		{
-			{"404", http.NotFound, code502A, "metadata: status 404"},
+			{"404", http.NotFound, code502A, metadata404},
 		},
 		{
 			{"302", redirect(302), code502A, "metadata: status 302"},
@@ -52,8 +52,8 @@ func notMetadatas(iss string) [][]notMetadata {
 			{"another issuer", json(metadataOf("https://evil.test", nil)), code502A, "metadata: issuer differs from the configured one"},
 		},
 		{
-			{"no key set", of(map[string]any{"jwks_uri": nil}), code502A, "metadata: no jwks_uri"},
-			{"no endpoint", of(map[string]any{"introspection_endpoint": nil}), code502A, "metadata: no introspection_endpoint"},
+			{"no key set", of(map[string]any{"jwks_uri": nil}), code502A, "metadata: no jwks_uri: see WithJWKSURL"},
+			{"no endpoint", of(map[string]any{"introspection_endpoint": nil}), code502A, "metadata: no introspection_endpoint: see WithIntrospectionEndpoint"},
 		},
 		{
 			{"429", answer(429, "", ""), code503A, "metadata: status 429"},

@@ -115,6 +115,9 @@ func TestDiscoveryURLs(t *testing.T) {
 	}
 }
 
+// metadata404 is the detail if there are no metadata, which names the way out.
+const metadata404 = "metadata: status 404 at the well-known URLs: see WithIssuer, or WithIntrospectionEndpoint and WithJWKSURL"
+
 // Metadata that cannot be used let no request through. They are tried again
 // once a second, and then all is well.
 //
@@ -128,7 +131,7 @@ func TestDiscoveryStatus(t *testing.T) {
 		tried  int
 		detail string
 	}{
-		{"404", http.NotFound, code502A, both, "metadata: status 404"},
+		{"404", http.NotFound, code502A, both, metadata404},
 		{"400", answer(400, "", ""), code502A, both, "metadata: status 400"},
 		{"401", answer(401, "", ""), code502A, both, "metadata: status 401"},
 		{"403", answer(403, "", ""), code502A, both, "metadata: status 403"},
@@ -439,11 +442,11 @@ func TestMetadataWithoutEndpoints(t *testing.T) {
 		want    string
 		detail  string
 	}{
-		{"no introspection_endpoint", map[string]any{"introspection_endpoint": nil}, nil, code502A, "metadata: no introspection_endpoint"},
-		{"introspection_endpoint null", map[string]any{"introspection_endpoint": null}, nil, code502A, "metadata: no introspection_endpoint"},
-		{"no jwks_uri", map[string]any{"jwks_uri": nil}, nil, code502A, "metadata: no jwks_uri"},
-		{"jwks_uri null", map[string]any{"jwks_uri": null}, nil, code502A, "metadata: no jwks_uri"},
-		{"only in another case", map[string]any{"jwks_uri": nil, "JWKS_URI": issuer + jwksPath}, nil, code502A, "metadata: no jwks_uri"},
+		{"no introspection_endpoint", map[string]any{"introspection_endpoint": nil}, nil, code502A, "metadata: no introspection_endpoint: see WithIntrospectionEndpoint"},
+		{"introspection_endpoint null", map[string]any{"introspection_endpoint": null}, nil, code502A, "metadata: no introspection_endpoint: see WithIntrospectionEndpoint"},
+		{"no jwks_uri", map[string]any{"jwks_uri": nil}, nil, code502A, "metadata: no jwks_uri: see WithJWKSURL"},
+		{"jwks_uri null", map[string]any{"jwks_uri": null}, nil, code502A, "metadata: no jwks_uri: see WithJWKSURL"},
+		{"only in another case", map[string]any{"jwks_uri": nil, "JWKS_URI": issuer + jwksPath}, nil, code502A, "metadata: no jwks_uri: see WithJWKSURL"},
 		{"no introspection_endpoint, given", map[string]any{"introspection_endpoint": nil}, []phantom.Option{phantom.WithIntrospectionEndpoint(issuer + endpointPath)}, codeOK, ""},
 		{"no jwks_uri, given", map[string]any{"jwks_uri": nil}, []phantom.Option{phantom.WithJWKSURL(issuer + jwksPath)}, codeOK, ""},
 	} {

@@ -71,6 +71,13 @@ const (
 	JWKSURI               = "jwks_uri"
 )
 
+// optionFor names the options that give an endpoint in place of the metadata.
+var optionFor = map[string]string{
+	IntrospectionEndpoint: "WithIntrospectionEndpoint",
+	TokenEndpoint:         "WithTokenExchange",
+	JWKSURI:               "WithJWKSURL",
+}
+
 // of returns the endpoint of that name, or "".
 func (e *endpoints) of(name string) string {
 	switch name {
@@ -180,6 +187,7 @@ func noMetadata(err error) *unusable {
 		f.Class, f.Wait = failure.Unavailable, status.Wait
 		return &unusable{outage, f}
 	case code == http.StatusNotFound:
+		f.Detail += " at the well-known URLs: see WithIssuer, or WithIntrospectionEndpoint and WithJWKSURL"
 		return &unusable{notFound, f}
 	}
 	return &unusable{wrongStatus, f}
@@ -254,7 +262,7 @@ func readMetadata(body []byte, c Config, needs []string) (*endpoints, *unusable)
 	}
 	for _, needed := range needs {
 		if found.of(needed) == "" {
-			return nil, &unusable{noEndpoint, metadataFault("no " + needed)}
+			return nil, &unusable{noEndpoint, metadataFault("no " + needed + ": see " + optionFor[needed])}
 		}
 	}
 	return found, nil
