@@ -154,8 +154,10 @@ func TestLogoutTokensComeInAForm(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			as := newAS(t)
 			as.users()
-			m := as.middleware()
+			book := as.logBook()
+			m := as.middleware(booked(book))
 			expect(t, "before", as.try(m, "alice/session-1"), codeOK)
+			book.take()
 			r := httptest.NewRequest(tc.method, "/logout", strings.NewReader(tc.body(as.secret(logoutToken(nil)))))
 			if tc.contentType != "" {
 				r.Header.Set("Content-Type", tc.contentType)
@@ -163,6 +165,9 @@ func TestLogoutTokensComeInAForm(t *testing.T) {
 			rec := serve(m.BackchannelLogout(), r)
 			expect(t, "status", rec.Code, tc.want)
 			expect(t, "Cache-Control", rec.Header().Get("Cache-Control"), "no-store")
+			for _, line := range book.take() { // which says what would be right
+				expect(t, "detail", strings.HasPrefix(line.attrs["detail"], "logout: no form"), true)
+			}
 			expect(t, "after", as.try(m, "alice/session-1"), codeOK)
 			expect(t, "asked again", as.calls.Load() > 1, tc.want == 200)
 		})
