@@ -238,8 +238,9 @@ func (s *AuthorizationServer) Revoke(token string) {
 
 // RotateKeys replaces the signing key by a new one with another key ID. The old
 // key is no longer published. A middleware fetches the new key when it meets
-// the key ID, but it refetches at most once in 10 seconds. A test moves the
-// clock in between, which is easy in a bubble of [testing/synctest].
+// the key ID. Between two fetches there is a second, in which it answers 503: a
+// test that rotates twice moves the clock in between, which is easy in a bubble
+// of [testing/synctest].
 func (s *AuthorizationServer) RotateKeys() {
 	key := newSigningKey()
 	s.mu.Lock()

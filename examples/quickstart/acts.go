@@ -63,7 +63,7 @@ var deeds = map[string]deed{
 	"rotate": {
 		title: "Rotate the keys",
 		about: "The server signs with a new key. The gateway fetches it when it meets a JWT that the key has signed, " +
-			"but at most once in 10 seconds.",
+			"but at most once in a second.",
 		do: (*page).rotate,
 	},
 	"stop": {
