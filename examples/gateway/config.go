@@ -59,7 +59,12 @@ func configure(args []string) *config {
 	if c.text("log-format") == "text" {
 		c.logger = slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: level}))
 	}
-	if c.text("tls-cert")+c.text("tls-key") != "" {
+	switch cert, key := c.text("tls-cert"), c.text("tls-key"); {
+	case cert == "" && key != "":
+		c.fail("tls-cert", "is required with -tls-key")
+	case cert != "" && key == "":
+		c.fail("tls-key", "is required with -tls-cert")
+	case cert != "":
 		c.tls = c.certificate("tls-cert", "tls-key")
 	}
 	opts := c.options()
@@ -150,6 +155,9 @@ func (c *config) mint() []phantom.Option {
 	for _, signer := range c.keys("mint-key-file") {
 		keys = append(keys, mint.Key{Signer: signer})
 	}
+	if len(keys) == 0 {
+		return nil // and the mistake is known
+	}
 	minter, err := mint.New(c.text("mint-issuer"), keys, mint.WithAudience(c.words("mint-audience")...))
 	if err != nil {
 		c.translate(err)
@@ -207,7 +215,11 @@ func (c *config) translate(err error) {
 	joined, _ := err.(interface{ Unwrap() []error })
 	for i := 0; joined != nil && i < len(joined.Unwrap()); i++ {
 		if e := (*phantom.ConfigError)(nil); errors.As(joined.Unwrap()[i], &e) {
-			c.fail(cmp.Or(flagOf[e.Option], e.Option), "%s", strings.ReplaceAll(e.Reason, "WithInsecureHTTP", "-insecure-http"))
+			name := cmp.Or(flagOf[e.Option], e.Option)
+			if strings.HasPrefix(e.Reason, "the parameter ") { // of WithTokenExchange
+				name = "exchange-param"
+			}
+			c.fail(name, "%s", strings.ReplaceAll(e.Reason, "WithInsecureHTTP", "-insecure-http"))
 		}
 	}
 }
@@ -264,7 +276,11 @@ func (c *config) secret(name string) string {
 
 // keys reads private keys, in the order of the file.
 func (c *config) keys(name string) (keys []crypto.Signer) {
-	for block, rest := pem.Decode(c.read(name)); block != nil; block, rest = pem.Decode(rest) {
+	content := c.read(name)
+	if block, _ := pem.Decode(content); block == nil && content != nil {
+		c.fail(name, "has no private key in PEM; see openssl genpkey")
+	}
+	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
 		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 		signer, ok := key.(crypto.Signer)
 		if err != nil || !ok {
@@ -284,8 +300,9 @@ type certificate struct {
 }
 
 func (c *config) certificate(cert, key string) *certificate {
-	pair, err := tls.X509KeyPair(c.read(cert), c.read(key))
-	if err != nil {
+	chain, private := c.read(cert), c.read(key)
+	pair, err := tls.X509KeyPair(chain, private)
+	if err != nil && chain != nil && private != nil {
 		c.fail(cert, "with -%s: %v", key, err)
 	}
 	own := &certificate{cert: c.text(cert), key: c.text(key)}

@@ -29,7 +29,7 @@ import (
 
 // notAFlag is about an argument that is not quoted.
 const notAFlag = `
-	argument %d or the one behind it is not a flag of the gateway, or has no value`
+	argument %d or the one behind it is not a flag of the gateway, or has no value: see gateway -h`
 
 // storeSecret is what replicas share.
 const storeSecret = "the-secret-of-the-store-has-more-than-32-bytes"
@@ -111,7 +111,7 @@ func TestMistakes(t *testing.T) {
 		{"key in place of its file", with("-client-auth=private_key_jwt", "-key-file=-----BEGIN PRIVATE KEY-----hunter2"), nil, `
 			-key-file (PHANTOM_KEY_FILE): no such file or directory`},
 		{"no key in the file", with("-client-auth=private_key_jwt", "-key-file="+secretFile), nil, `
-			-client-auth (PHANTOM_CLIENT_AUTH): nil key…`},
+			-key-file (PHANTOM_KEY_FILE): has no private key in PEM; see openssl genpkey`},
 		{"secret in place of a number", with("-max-in-flight=hunter2"), []string{secret, "PHANTOM_TIMEOUT=hunter2"}, `
 			-timeout (PHANTOM_TIMEOUT): is no value such as 3s
 			-max-in-flight (PHANTOM_MAX_IN_FLIGHT): is no value such as 64`},
@@ -140,8 +140,12 @@ func TestMistakes(t *testing.T) {
 		{"upstream without scheme", with("-upstream", "api:80"), []string{secret}, `
 			-upstream (PHANTOM_UPSTREAM): "api:80" is not http or https with a host, a port and no more`},
 		{"key without certificate", with("-tls-key", secretFile), []string{secret}, `
+			-tls-cert (PHANTOM_TLS_CERT): is required with -tls-key`},
+		{"certificate without key", with("-tls-cert", secretFile), []string{secret}, `
+			-tls-key (PHANTOM_TLS_KEY): is required with -tls-cert`},
+		{"no files of the certificate", with("-tls-cert=hunter2", "-tls-key=hunter2"), []string{secret}, `
 			-tls-cert (PHANTOM_TLS_CERT): no such file or directory
-			-tls-cert (PHANTOM_TLS_CERT): with -tls-key: tls: failed to find any PEM data in certificate input`},
+			-tls-key (PHANTOM_TLS_KEY): no such file or directory`},
 		{"no certificate in the file", with("-tls-cert", secretFile, "-tls-key", secretFile), []string{secret}, `
 			-tls-cert (PHANTOM_TLS_CERT): with -tls-key: tls: failed to find any PEM data in certificate input`},
 		{"store without its secret", with("-store=valkey:6379"), []string{secret}, `
@@ -203,7 +207,7 @@ func TestCannotListen(t *testing.T) {
 		if code := g.wait(t); code != 1 {
 			t.Errorf("%s: exit status %d", flag, code)
 		}
-		if got, want := g.await(t, "cannot serve")["error"], "listen tcp "+taken+": bind: address already in use"; got != want {
+		if got, want := g.await(t, "cannot serve")["error"], flag+": listen tcp "+taken+": bind: address already in use"; got != want {
 			t.Errorf("%s: error %v, want %s", flag, got, want)
 		}
 	}

@@ -51,7 +51,7 @@ func serve(ctx context.Context, c *config) error {
 	} {
 		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.text(name))
 		if err != nil {
-			return err
+			return fmt.Errorf("-%s: %w", name, err)
 		}
 		attrs = append(attrs, name, listener.Addr().String())
 		if server == proxy && c.tls != nil {

@@ -175,20 +175,18 @@ func TestModeMistakes(t *testing.T) {
 			-jwks-url (PHANTOM_JWKS_URL): is of no use with -mode claims
 			-json-member (PHANTOM_JSON_MEMBER): is of no use with -mode claims`},
 		{"no such file", append([]string{"-mint-key-file=/no/such/file"}, mint...), `
-			-mint-key-file (PHANTOM_MINT_KEY_FILE): no such file or directory
-			-mint-key-file (PHANTOM_MINT_KEY_FILE): no keys`},
+			-mint-key-file (PHANTOM_MINT_KEY_FILE): no such file or directory`},
 		{"no keys", append([]string{"-mint-key-file=" + noKeys}, mint...), `
-			-mint-key-file (PHANTOM_MINT_KEY_FILE): no keys`},
+			-mint-key-file (PHANTOM_MINT_KEY_FILE): has no private key in PEM; see openssl genpkey`},
 		{"not a key", append([]string{"-mint-key-file=" + odd}, mint...), `
-			-mint-key-file (PHANTOM_MINT_KEY_FILE): block 1, "PRIVATE KEY", is no private key in PKCS #8; see openssl pkcs8 -topk8 -nocrypt
-			-mint-key-file (PHANTOM_MINT_KEY_FILE): no keys`},
+			-mint-key-file (PHANTOM_MINT_KEY_FILE): block 1, "PRIVATE KEY", is no private key in PKCS #8; see openssl pkcs8 -topk8 -nocrypt`},
 		{"issuer of the minter", append([]string{"-mint-key-file=" + keys}, mint[0], mint[2], "-mint-issuer=http://gw.test"), `
 			-mint-key-file (PHANTOM_MINT_KEY_FILE): issuer: "http://gw.test" is not https`},
 		{"one issuer", append([]string{"-mint-key-file=" + keys}, mint[0], mint[2], "-mint-issuer=https://as.test"), `
 			-mint-issuer (PHANTOM_MINT_ISSUER): "https://as.test" is the issuer of WithIssuer: a Minter with keys of its own needs a name of its own`},
 		{"form", []string{"-mode=exchange", "-exchange-param=client_secret=hunter2", "-exchange-param=audience="}, `
-			-token-endpoint (PHANTOM_TOKEN_ENDPOINT): the parameter "audience" has an empty value
-			-token-endpoint (PHANTOM_TOKEN_ENDPOINT): the parameter "client_secret" is not yours to set`},
+			-exchange-param (PHANTOM_EXCHANGE_PARAM): the parameter "audience" has an empty value
+			-exchange-param (PHANTOM_EXCHANGE_PARAM): the parameter "client_secret" is not yours to set`},
 		{"not a form", []string{"-mode=exchange", "-exchange-param=%zz"}, `
 			-exchange-param (PHANTOM_EXCHANGE_PARAM): is not encoded as a form`},
 		{"token endpoint", []string{"-mode=exchange", "-token-endpoint=http://as.test/token"}, `
