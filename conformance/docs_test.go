@@ -56,7 +56,7 @@ var goFence = regexp.MustCompile("(?ms)(?:^<!-- from (\\S+) -->\n)?^```go\n(.*?)
 var docPackages = map[string]string{
 	"context": "context", "crypto": "crypto", "errors": "errors", "fmt": "fmt", "http": "net/http",
 	"httptest": "net/http/httptest", "httputil": "net/http/httputil", "log": "log", "slog": "log/slog", "os": "os", "strings": "strings",
-	"testing": "testing", "time": "time", "url": "net/url",
+	"testing": "testing", "time": "time", "url": "net/url", "json": "encoding/json", "x509": "crypto/x509",
 	"phantom":     "github.com/phantom-token/phantom",
 	"dpop":        "github.com/phantom-token/phantom/dpop",
 	"mtls":        "github.com/phantom-token/phantom/mtls",
