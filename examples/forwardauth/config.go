@@ -79,6 +79,11 @@ func configure(args []string, getenv func(string) string, logger *slog.Logger, u
 		// Not quoted: it may be the secret, behind a flag that does not exist.
 		errs = append(errs, errors.New("an argument is not a flag"))
 	}
+	for _, name := range []string{"issuer", "audience", "client-id"} {
+		if strings.TrimSpace(f.Lookup(name).Value.String()) == "" {
+			errs = append(errs, fmt.Errorf("-%s is required", name))
+		}
+	}
 	listeners, err := s.listeners()
 	secret, secretErr := s.secret(getenv(secretVariable))
 	errs = append(errs, err, secretErr)
@@ -132,7 +137,7 @@ func areScopes(list string) bool {
 func (s *settings) secret(variable string) (string, error) {
 	switch {
 	case s.secretFile == "" && variable == "":
-		return "", errors.New("-client-secret-file: or " + secretVariable + " is required")
+		return "", errors.New("-client-secret-file or " + secretVariable + " is required")
 	case s.secretFile == "":
 		return variable, nil
 	case variable != "":
@@ -140,7 +145,7 @@ func (s *settings) secret(variable string) (string, error) {
 	}
 	content, err := os.ReadFile(s.secretFile)
 	if err != nil {
-		return "", fmt.Errorf("-client-secret-file: %w", err)
+		return "", fmt.Errorf("-client-secret-file: %w", errors.Unwrap(err)) // not its name: it may be the secret
 	}
 	return strings.TrimRight(string(content), "\r\n"), nil
 }

@@ -73,6 +73,9 @@ func TestMistakesAreRefusedAtTheStart(t *testing.T) {
 		{"a slash", []string{"-listen-for", "127.0.0.1:9091=a/b"}, "is not address=scopes"},
 		{"two secrets", []string{"-client-secret-file", "x"}, "excludes PHANTOM_CLIENT_SECRET"},
 		{"no flag", []string{secret}, "an argument is not a flag"},
+		{"no issuer", []string{"-issuer="}, "-issuer is required"},
+		{"no audience", []string{"-audience", " "}, "-audience is required"},
+		{"no client", []string{"-client-id="}, "-client-id is required"},
 		{"another issuer", []string{"-issuer", "as.test"}, "WithIssuer"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -83,5 +86,29 @@ func TestMistakesAreRefusedAtTheStart(t *testing.T) {
 				t.Errorf("exit status %d, output %q", code, out.String())
 			}
 		})
+	}
+}
+
+// What is missing is reported together, and help is no mistake.
+func TestMissingFlagsAndHelp(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		code int
+		want []string
+	}{
+		{nil, 2, []string{"-issuer is required", "-audience is required", "-client-id is required", secretVariable}},
+		{[]string{"-client-secret-file", "hunter2"}, 2, []string{"-client-secret-file: no such file"}},
+		{[]string{"-h"}, 0, []string{"Usage of forwardauth", "-issuer URL"}},
+	} {
+		var out bytes.Buffer
+		code := run(context.Background(), tc.args, func(string) string { return "" }, &out, &out)
+		for _, want := range tc.want {
+			if code != tc.code || !strings.Contains(out.String(), want) {
+				t.Errorf("%q: exit status %d, want %d and %q in %q", tc.args, code, tc.code, want, out.String())
+			}
+		}
+		if strings.Contains(out.String(), "hunter2") || strings.Contains(out.String(), "help requested") {
+			t.Errorf("%q: %q", tc.args, out.String())
+		}
 	}
 }
