@@ -185,6 +185,9 @@ func TestHelp(t *testing.T) {
 				t.Errorf("%q: no %q in\n%s", args, line, &g.stdout)
 			}
 		}
+		if strings.Contains(g.stdout.String(), "[]") || strings.Contains(g.stdout.String(), "()") {
+			t.Errorf("an empty default in\n%s", &g.stdout)
+		}
 		if lines := strings.Count(g.stdout.String(), "\n"); lines > 66 {
 			t.Errorf("%d lines are more than a page", lines)
 		}

@@ -84,7 +84,7 @@ func usage() string {
 			continue
 		}
 		line := fmt.Sprintf("  %-31s %s (%v)", "-"+e.name+" "+e.arg, e.usage, e.value)
-		text += strings.TrimSuffix(line, " ()") + "\n"
+		text += strings.TrimSuffix(strings.TrimSuffix(line, " ()"), " ([])") + "\n"
 	}
 	return text
 }
