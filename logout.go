@@ -93,7 +93,8 @@ func (m *Middleware) readLogout(w http.ResponseWriter, r *http.Request, audience
 	}
 	values := r.PostForm["logout_token"]
 	if len(values) != 1 {
-		return nil, failure.New(failure.Malformed, "logout: no form with one logout_token (application/x-www-form-urlencoded)")
+		const wanted = "no form with one logout_token (application/x-www-form-urlencoded)"
+		return nil, failure.New(failure.Malformed, "logout: "+wanted)
 	}
 	msg, err := jose.Parse(values[0])
 	if err != nil {
