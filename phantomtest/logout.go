@@ -10,9 +10,9 @@ import (
 const typLogout = "logout+jwt"
 
 // LogoutToken returns a logout token (OpenID Connect Back-Channel Logout 1.0
-// section 2.4) for a test of [phantom.Middleware.BackchannelLogout], which takes
-// it as the form field logout_token. The claims say who logs out: sid, sub or
-// both. They go on top of these, and a nil value removes one:
+// section 2.4) for a test of [phantom.Middleware.BackchannelLogout]: the form
+// field logout_token. The claims say who logs out: sid, sub or both. They go on
+// top of these, and a nil value removes one:
 //
 //	iss     the issuer
 //	aud     the id of the server's first client

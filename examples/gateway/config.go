@@ -59,12 +59,7 @@ func configure(args []string) *config {
 	if c.text("log-format") == "text" {
 		c.logger = slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: level}))
 	}
-	switch cert, key := c.text("tls-cert"), c.text("tls-key"); {
-	case cert == "" && key != "":
-		c.fail("tls-cert", "is required with -tls-key")
-	case cert != "" && key == "":
-		c.fail("tls-key", "is required with -tls-cert")
-	case cert != "":
+	if c.text("tls-cert")+c.text("tls-key") != "" {
 		c.tls = c.certificate("tls-cert", "tls-key")
 	}
 	opts := c.options()
@@ -151,10 +146,7 @@ func (c *config) metrics() phantom.Option {
 }
 
 func (c *config) mint() []phantom.Option {
-	var keys []mint.Key
-	for _, signer := range c.keys("mint-key-file") {
-		keys = append(keys, mint.Key{Signer: signer})
-	}
+	keys := c.keys("mint-key-file")
 	if len(keys) == 0 {
 		return nil // and the mistake is known
 	}
@@ -233,7 +225,7 @@ func (c *config) credentials() []phantom.Option {
 	case "post":
 		auth = phantom.ClientSecretPost(id, c.secret("client-secret-file"))
 	case "private_key_jwt":
-		algorithm, signer := "RS256", append(c.keys("key-file"), nil)[0]
+		algorithm, signer := "RS256", append(c.keys("key-file"), mint.Key{})[0].Signer
 		switch key := signer.(type) {
 		case *ecdsa.PrivateKey:
 			algorithm = fmt.Sprintf("ES%d", min(key.Params().BitSize, 512)) // of P-521, too
@@ -243,7 +235,9 @@ func (c *config) credentials() []phantom.Option {
 		auth = phantom.PrivateKeyJWT(id, c.text("key-id"), algorithm, signer)
 	case "tls":
 		t := &transport{Transport: phantom.NewTransport(), certificate: c.certificate("cert-file", "key-file")}
-		t.TLSClientConfig.GetClientCertificate = t.forServer
+		t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return t.get(nil)
+		}
 		client := &http.Client{Transport: t}
 		return []phantom.Option{phantom.WithClientAuth(phantom.TLSClientAuth(id)), phantom.WithHTTPClient(client)}
 	}
@@ -253,7 +247,9 @@ func (c *config) credentials() []phantom.Option {
 // read reads the file of a flag. Its name may be a secret: no mistake has it.
 func (c *config) read(name string) []byte {
 	content, err := os.ReadFile(c.text(name))
-	if err != nil {
+	if c.text(name) == "" {
+		c.fail(name, "is required too")
+	} else if err != nil {
 		c.fail(name, "%v", errors.Unwrap(err))
 	}
 	return content
@@ -275,19 +271,19 @@ func (c *config) secret(name string) string {
 }
 
 // keys reads private keys, in the order of the file.
-func (c *config) keys(name string) (keys []crypto.Signer) {
-	content := c.read(name)
-	if block, _ := pem.Decode(content); block == nil && content != nil {
+func (c *config) keys(name string) (keys []mint.Key) {
+	block, rest := pem.Decode(c.read(name))
+	if block == nil && rest != nil {
 		c.fail(name, "has no private key in PEM; see openssl genpkey")
 	}
-	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
+	for ; block != nil; block, rest = pem.Decode(rest) {
 		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 		signer, ok := key.(crypto.Signer)
 		if err != nil || !ok {
 			c.fail(name, "block %d, %q, is no private key in PKCS #8; see openssl pkcs8 -topk8 -nocrypt", len(keys)+1, block.Type)
 			return nil
 		}
-		keys = append(keys, signer)
+		keys = append(keys, mint.Key{Signer: signer})
 	}
 	return keys
 }
@@ -308,10 +304,6 @@ func (c *config) certificate(cert, key string) *certificate {
 	own := &certificate{cert: c.text(cert), key: c.text(key)}
 	own.current.Store(&pair)
 	return own
-}
-
-func (c *certificate) forServer(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-	return c.get(nil)
 }
 
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {

@@ -29,7 +29,7 @@ import (
 
 // notAFlag is about an argument that is not quoted.
 const notAFlag = `
-	argument %d or the one behind it is not a flag of the gateway, or has no value: see gateway -h`
+	argument %d or the one behind it is no flag, or has no value: see gateway -h`
 
 // storeSecret is what replicas share.
 const storeSecret = "the-secret-of-the-store-has-more-than-32-bytes"
@@ -140,9 +140,9 @@ func TestMistakes(t *testing.T) {
 		{"upstream without scheme", with("-upstream", "api:80"), []string{secret}, `
 			-upstream (PHANTOM_UPSTREAM): "api:80" is not http or https with a host, a port and no more`},
 		{"key without certificate", with("-tls-key", secretFile), []string{secret}, `
-			-tls-cert (PHANTOM_TLS_CERT): is required with -tls-key`},
+			-tls-cert (PHANTOM_TLS_CERT): is required too`},
 		{"certificate without key", with("-tls-cert", secretFile), []string{secret}, `
-			-tls-key (PHANTOM_TLS_KEY): is required with -tls-cert`},
+			-tls-key (PHANTOM_TLS_KEY): is required too`},
 		{"no files of the certificate", with("-tls-cert=hunter2", "-tls-key=hunter2"), []string{secret}, `
 			-tls-cert (PHANTOM_TLS_CERT): no such file or directory
 			-tls-key (PHANTOM_TLS_KEY): no such file or directory`},

@@ -118,8 +118,7 @@ func (c *config) parse(args []string) {
 		fmt.Print(usage())
 		os.Exit(0)
 	case err != nil || f.NArg() > 0: // not quoted, as the error would
-		const mistake = "argument %d or the one behind it is not a flag of the gateway, or has no value: see gateway -h"
-		c.mistakes = []error{fmt.Errorf(mistake, at)}
+		c.mistakes = []error{fmt.Errorf("argument %d or the one behind it is no flag, or has no value: see gateway -h", at)}
 	default:
 		for _, e := range table {
 			c.check(e)

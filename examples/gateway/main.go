@@ -42,7 +42,7 @@ func main() {
 func serve(ctx context.Context, c *config) error {
 	state := &state{logger: c.logger}
 	proxy := newServer(state.observe(newGateway(c)), c.logger)
-	attrs, failed := []any{"upstream", c.upstream.String(), "tls", c.tls != nil}, make(chan error)
+	attrs, failed := []any{"upstream", c.upstream.String(), "tls", c.tls != nil, "no_token", c.public}, make(chan error)
 	for name, server := range map[string]*http.Server{
 		"listen":         proxy,
 		"health-listen":  newServer(state.probes(), c.logger),
@@ -66,11 +66,7 @@ func serve(ctx context.Context, c *config) error {
 		}()
 	}
 	c.logger.Info("serving", attrs...)
-	for _, path := range c.public {
-		c.logger.Info("needs no token", "path", path)
-	}
 	go state.warm(ctx, c.auth)
-
 	select {
 	case err := <-failed:
 		return err

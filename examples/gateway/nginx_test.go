@@ -59,7 +59,7 @@ func TestNGINXModule(t *testing.T) {
 	for _, name := range []string{"CONFIG_2 off", "CONFIG_3 off for all"} {
 		t.Run(name, func(t *testing.T) {
 			off := launch(t, []string{"-phantom-token=off"}, nil)
-			if code := off.wait(t); code != 2 || !strings.HasPrefix(off.stderr.String(), "gateway: argument 1 or the one behind it is not a flag of the gateway") {
+			if code := off.wait(t); code != 2 || !strings.HasPrefix(off.stderr.String(), "gateway: argument 1 or the one behind it is no flag") {
 				t.Errorf("exit status %d, stderr %s", code, &off.stderr)
 			}
 		})

@@ -22,8 +22,7 @@ type state struct {
 // do not count: restarting or bypassing the gateway does not end them, and the
 // tokens that it remembers still work.
 func (s *state) warm(ctx context.Context, auth *phantom.Middleware) {
-	why := ""
-	for err := auth.Warm(ctx); err != nil && ctx.Err() == nil; err = auth.Warm(ctx) {
+	for why, err := "", auth.Warm(ctx); err != nil && ctx.Err() == nil; err = auth.Warm(ctx) {
 		if err.Error() != why { // one line for each cause, not for each try
 			why = err.Error()
 			s.logger.Warn("not ready", "error", err)
