@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -454,37 +455,39 @@ func makeCertificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPo
 func TestNotReadyIsSaidOnceForEachCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		tries, status := 0, http.StatusServiceUnavailable
+		var tries, status atomic.Int64
 		auth, err := phantom.New(
 			phantom.WithIssuer("https://as.test"), phantom.WithAudience(audience),
 			phantom.WithIntrospectionEndpoint("https://as.test/introspect"), phantom.WithJWKSURL("https://as.test/jwks"),
 			phantom.WithClientAuth(phantom.ClientSecretBasic(clientID, clientSecret)), phantom.WithLogger(slog.New(slog.DiscardHandler)),
 			phantom.WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-				tries++
-				return &http.Response{StatusCode: status, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+				tries.Add(1)
+				return &http.Response{StatusCode: int(status.Load()), Header: http.Header{}, Body: http.NoBody, Request: r}, nil
 			})}))
 		if err != nil {
 			t.Fatal(err)
 		}
 		s := &state{logger: slog.New(slog.NewTextHandler(&log, nil))}
-		for _, status = range []int{http.StatusServiceUnavailable, http.StatusNotFound} {
+		for _, code := range []int{http.StatusServiceUnavailable, http.StatusNotFound} {
+			synctest.Wait()
+			status.Store(int64(code))
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			tries = 0
+			tries.Store(0)
 			log.Reset()
-			if s.warm(ctx, auth); s.ready.Load() || tries < 3 {
-				t.Errorf("status %d: %d tries, ready: %v", status, tries, s.ready.Load())
+			if s.warm(ctx, auth); s.ready.Load() || tries.Load() < 3 {
+				t.Errorf("status %d: %d tries, ready: %v", code, tries.Load(), s.ready.Load())
 			}
 			last := ""
 			for line := range strings.Lines(log.String()) {
 				_, why, ok := strings.Cut(line, `msg="not ready" error=`)
 				if !ok || why == last {
-					t.Errorf("status %d: %q after %q", status, line, last)
+					t.Errorf("status %d: %q after %q", code, line, last)
 				}
 				last = why
 			}
-			if !strings.Contains(log.String(), fmt.Sprint("status ", status)) {
-				t.Errorf("status %d: log %q", status, log.String())
+			if !strings.Contains(log.String(), fmt.Sprint("status ", code)) {
+				t.Errorf("status %d: log %q", code, log.String())
 			}
 		}
 	})

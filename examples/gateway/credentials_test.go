@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -42,9 +43,9 @@ func TestPrivateKeyJWT(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := 0
+	var seen atomic.Bool
 	s.asClient(func(r *http.Request) {
-		seen++
+		seen.Store(true)
 		assertion := s.secret(r.PostFormValue("client_assertion"))
 		parts := strings.Split(assertion, ".")
 		if len(parts) != 3 {
@@ -68,7 +69,7 @@ func TestPrivateKeyJWT(t *testing.T) {
 	})
 	g := s.start(t, map[string]string{"client-auth": "private_key_jwt", "key-file": file, "key-id": "one"})
 	g.get(t, "/", s.issue(nil)).served(t)
-	if seen == 0 {
+	if !seen.Load() {
 		t.Error("nothing was asked")
 	}
 }
