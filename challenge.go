@@ -289,12 +289,21 @@ func (m *Middleware) Reject(w http.ResponseWriter, r *http.Request, err error) {
 	m.reject(w, r, m.rejecter, rejection(f))
 }
 
+// maxSent is how many words of Authorization may be credentials. No scheme has
+// as many; a field of nothing but words must not cost a search for each.
+const maxSent = 64
+
 // sent returns the credentials of a request, well formed or not. The caller may
 // have put them into its error.
 func (m *Middleware) sent(r *http.Request) (secrets []string) {
 	defer func() { _ = recover() }() // of the extractor
 	for _, value := range httpauth.Scan(r.Header).Authorization {
-		secrets = append(secrets, strings.Fields(value)...)
+		for word := range strings.FieldsSeq(value) {
+			if len(secrets) == maxSent {
+				break
+			}
+			secrets = append(secrets, word)
+		}
 	}
 	if m.extract != nil {
 		token, _ := m.extract(r)

@@ -98,8 +98,23 @@ func TestChecksAndRejectCarryNoTokenIntoTheLog(t *testing.T) {
 	}
 }
 
+// A field of nothing but words costs Reject no search for each of them.
+//
+// Catalogue: O16.
+func TestRejectSearchesForFewWords(t *testing.T) {
+	as := newAS(t)
+	m := as.middleware(phantom.WithLogger(slog.New(slog.DiscardHandler)))
+	allocs := func(words int) float64 {
+		r := get("Bearer " + strings.Repeat("%%%%%%%% ", words)) // each is spelt in two ways more
+		return testing.AllocsPerRun(10, func() { m.Reject(httptest.NewRecorder(), r, errors.New("the session is gone")) })
+	}
+	if few, many := allocs(100), allocs(10_000); many > few+10 {
+		t.Errorf("%v allocations for 100 words, %v for 10,000", few, many)
+	}
+}
+
 // What a caller of Reject says is logged without the credentials of the request,
-// wherever they are, and however many.
+// wherever they are.
 //
 // Catalogue: O16.
 func TestRejectLogsNoCredentials(t *testing.T) {
