@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// typLogout is the type of a logout token.
-const typLogout = "logout+jwt"
+// typeLogout is the type of a logout token.
+const typeLogout = "logout+jwt"
 
 // LogoutToken returns a logout token (OpenID Connect Back-Channel Logout 1.0
 // section 2.4) for a test of [phantom.Middleware.BackchannelLogout]: the form
@@ -35,5 +35,5 @@ func (s *AuthorizationServer) LogoutToken(claims map[string]any) string {
 	}
 	maps.Copy(all, claims)
 	maps.DeleteFunc(all, func(_ string, v any) bool { return v == nil })
-	return s.sign(typLogout, mustMarshal(all))
+	return s.sign(typeLogout, mustMarshal(all))
 }
