@@ -101,10 +101,7 @@ func (c chart) length(value float64) float64 {
 
 // format returns two digits of small values and no fraction of large ones.
 func format(value float64) string {
-	switch {
-	case value >= 10:
-		return strconv.FormatFloat(value, 'f', 0, 64)
-	case value == math.Trunc(value):
+	if value >= 10 || value == math.Trunc(value) {
 		return strconv.FormatFloat(value, 'f', 0, 64)
 	}
 	return strconv.FormatFloat(value, 'f', 2, 64)
