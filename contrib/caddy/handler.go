@@ -24,7 +24,9 @@
 //
 // A request without a good token gets phantom's answer, with a challenge (RFC
 // 6750), and no further handler sees it. handle_errors is not asked. TRACE gets
-// 405: an API would show the JWT to the client.
+// 405: an API would show the JWT to the client. So does CONNECT, and of all
+// upgrades only that to a websocket goes on: either would be a tunnel for
+// requests that nobody checks.
 //
 // What is known of tokens outlives a reload of Caddy's configuration, while the
 // settings of phantom stay the same.
@@ -118,7 +120,9 @@ func (h *Handler) Cleanup() error {
 
 // ServeHTTP answers the request itself, or has next answer it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if strings.EqualFold(r.Method, http.MethodTrace) { // with which an API would show the JWT to the client
+	// TRACE shows the JWT to the client; CONNECT is for forward proxies.
+	method := strings.ToUpper(r.Method) // not all APIs mind the case
+	if method == http.MethodTrace || method == http.MethodConnect && !isWebsocket(r) {
 		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return nil
@@ -126,6 +130,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	passage := &passage{next: next}
 	h.protected.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), passageKey{}, passage)))
 	return passage.err
+}
+
+// isWebsocket reports whether a CONNECT opens a websocket over HTTP/2 or HTTP/3
+// (RFC 8441, RFC 9220), as Caddy tells it.
+func isWebsocket(r *http.Request) bool {
+	return r.ProtoMajor == 2 && r.Header.Get(":protocol") == "websocket" || r.ProtoMajor == 3 && r.Proto == "websocket"
 }
 
 // A passage is how a request gets from the handler that phantom protects, which
@@ -144,5 +154,9 @@ func goOn(w http.ResponseWriter, r *http.Request) {
 	replacer := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	replacer.Set("http.auth.user.id", token.Subject())
 	replacer.Set("http.auth.user.client_id", token.ClientID())
+	// Any other protocol, h2c above all, would be a tunnel for unchecked requests.
+	if offers := r.Header["Upgrade"]; len(offers) != 1 || !strings.EqualFold(offers[0], "websocket") {
+		r.Header.Del("Upgrade")
+	}
 	passage.err = passage.next.ServeHTTP(w, r)
 }

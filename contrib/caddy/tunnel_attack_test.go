@@ -1,0 +1,45 @@
+package phantomcaddy_test
+
+import (
+	"net/http"
+	"testing"
+)
+
+// An upgrade to h2c would be a tunnel for requests without any token. An API
+// gets such a request without the offer, and so cannot accept it.
+//
+// Catalogue: P72.
+func TestOnlyWebsocketsAreUpgraded(t *testing.T) {
+	s := protectedSite(t)
+	token := "Authorization: Bearer " + s.issue(nil)
+	for _, offer := range [][]string{
+		{"Upgrade: h2c"}, {"Upgrade: H2C", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"}, {"Upgrade: TLS/1.0"},
+		{"Upgrade: websocket, h2c"}, {"Upgrade: h2c", "Upgrade: websocket"}, {"Upgrade: websocket", "Upgrade: h2c"},
+	} {
+		r := s.served(t, s.send(t, "GET /x", append(offer, "Connection: Upgrade, HTTP2-Settings, close", token), ""))
+		checkJWT(t, r)
+		for _, name := range []string{"Upgrade", "Connection", "HTTP2-Settings"} {
+			if got := r.Header.Values(name); len(got) > 0 {
+				t.Errorf("%q: the API got %s %q", offer, name, got)
+			}
+		}
+	}
+}
+
+// CONNECT asks for a tunnel too.
+//
+// Catalogue: P59.
+func TestConnectEndsHere(t *testing.T) {
+	s := protectedSite(t)
+	for _, field := range []string{"Authorization: Bearer " + s.issue(nil), "Authorization: Bearer junk", "X: y"} {
+		for _, line := range []string{"CONNECT /x", "connect /x", "CONNECT " + s.address} {
+			a := s.send(t, line, []string{field}, "")
+			if a.status != http.StatusMethodNotAllowed || a.header.Get("Allow") != "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS" {
+				t.Errorf("%s: status %d, Allow %q", line, a.status, a.header.Get("Allow"))
+			}
+			if got := s.take(); len(got) > 0 {
+				t.Errorf("%s reached the API", line)
+			}
+		}
+	}
+}
