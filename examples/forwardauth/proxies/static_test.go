@@ -167,7 +167,8 @@ func TestTraefiksConfigurationHasKnownNames(t *testing.T) {
 		if len(r.Middlewares) != 2 || config.HTTP.Middlewares[r.Middlewares[0]].ForwardAuth == nil || config.HTTP.Middlewares[r.Middlewares[1]].Headers == nil {
 			t.Errorf("router %s: %v", name, r.Middlewares)
 		}
-		if _, ok := config.HTTP.Services[r.Service]; !ok || !strings.Contains(r.Rule, "!Method(`TRACE`)") {
+		_, ok := config.HTTP.Services[r.Service]
+		if !ok || !strings.Contains(r.Rule, "&& !Method(`TRACE`)") || !strings.Contains(r.Rule, "&& !HeaderRegexp(`Upgrade`, `(?i)h2c`)") {
 			t.Errorf("router %s: service %q, rule %s", name, r.Service, r.Rule)
 		}
 	}
