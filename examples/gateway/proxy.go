@@ -43,6 +43,10 @@ func newGateway(c *config) http.Handler {
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		method, documents := strings.ToUpper(r.Method), c.published[r.URL.Path] // not all upstreams mind the case
+		// Any other protocol, h2c above all, would be a tunnel for unchecked requests.
+		if offer := r.Header.Get("Upgrade"); len(offer) != len("websocket") || !strings.EqualFold(offer, "websocket") {
+			r.Header.Del("Upgrade") // ReverseProxy fails with what is no text
+		}
 		switch {
 		case method == http.MethodTrace || method == http.MethodConnect:
 			// TRACE shows the JWT to the client; CONNECT is for forward proxies.
@@ -65,12 +69,6 @@ func newProxy(c *config) *httputil.ReverseProxy {
 			dropForgeable(pr.Out.Header)
 			if _, ok := phantom.FromContext(pr.In.Context()); !ok {
 				pr.Out.Header.Del("Authorization") // nothing has checked it
-			}
-			// Any other protocol, h2c above all, would be a tunnel for
-			// unchecked requests.
-			if !strings.EqualFold(pr.Out.Header.Get("Upgrade"), "websocket") {
-				pr.Out.Header.Del("Upgrade")
-				pr.Out.Header.Del("Connection")
 			}
 			pr.SetURL(c.upstream)                    // Host is the upstream's, too
 			pr.SetXForwarded()                       // the client's is in X-Forwarded-Host

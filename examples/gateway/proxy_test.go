@@ -406,7 +406,7 @@ func TestOnlyWebsocketsAreUpgraded(t *testing.T) {
 	})
 
 	// An upgrade to h2c would be a tunnel for requests without any token.
-	for _, protocol := range []string{"h2c", "websocket, h2c", "TLS/1.0", "foo"} {
+	for _, protocol := range []string{"h2c", "websocket, h2c", "h2c\nUpgrade: websocket", "TLS/1.0", "foo", "f\u00f6\u00f6", "web\tsocket", "webſocket", "websoc\u212aet"} {
 		t.Run("no upgrade to "+protocol, func(t *testing.T) {
 			a := g.raw(t, "GET / HTTP/1.1\nHost: a\nConnection: Upgrade, HTTP2-Settings\nUpgrade: "+protocol+
 				"\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\nAuthorization: Bearer "+token+"\n\n")
