@@ -70,8 +70,9 @@ func New(opts ...Option) (*Middleware, error) {
 
 // Handler returns a handler that requires a token and hands requests on to next
 // with the token's JWT in Authorization and the [Token] in the context. The
-// request that next gets is a shallow copy with a header map of its own. When
-// next returns or panics, the temporary files of a form that it parsed are
+// request that next gets is a shallow copy with a header map of its own, in
+// which Upgrade offers no h2c: it would bring requests that nobody has checked.
+// When next returns or panics, the temporary files of a form that it parsed are
 // removed, and r.Pattern is set if next was a mux and it was empty.
 //
 // The token is verified when the request comes. A handler that goes on for

@@ -87,7 +87,12 @@ func Copy(
 	// A proxy drops the fields that Connection names (RFC 9110 section 7.6.1).
 	// The client must not be able to name these, or to send them as a trailer.
 	if found.Connection {
-		cleanConnection(header, proofs)
+		dropOptions(header, "Connection", proofs.withhold)
+	}
+	// Over a connection that is upgraded to HTTP/2, requests would come that
+	// nobody has checked.
+	if found.Upgrade {
+		dropOptions(header, "Upgrade", isH2C)
 	}
 	// A body of unknown length may bring a trailer that was not announced.
 	if r.Trailer != nil || r.ContentLength < 0 {
@@ -132,19 +137,25 @@ func (b *trailingBody) copyTrailer() {
 	}
 }
 
-func cleanConnection(header http.Header, proofs Proofs) {
-	fields := header["Connection"]
+// isH2C reports whether a protocol of Upgrade is HTTP/2, or a draft of it.
+func isH2C(protocol string) bool {
+	return len(protocol) >= len("h2c") && strings.EqualFold(protocol[:len("h2c")], "h2c")
+}
+
+// dropOptions drops the options of a field that is a list.
+func dropOptions(header http.Header, name string, drop func(option string) bool) {
+	fields := header[name]
 	if len(fields) == 0 {
 		return
 	}
 	var kept []string
 	for option := range strings.SplitSeq(strings.Join(fields, ","), ",") {
-		if option = strings.Trim(option, " \t"); option != "" && !proofs.withhold(option) {
+		if option = strings.Trim(option, " \t"); option != "" && !drop(option) {
 			kept = append(kept, option)
 		}
 	}
-	delete(header, "Connection")
+	delete(header, name)
 	if len(kept) > 0 {
-		header["Connection"] = []string{strings.Join(kept, ", ")}
+		header[name] = []string{strings.Join(kept, ", ")}
 	}
 }

@@ -30,6 +30,7 @@ type Fields struct {
 	Authorization []string
 	Misspelt      bool // one of them is not spelt as net/http does
 	Connection    bool // there is a Connection field
+	Upgrade       bool // and one of this name
 }
 
 // Scan looks at the names of all fields, once for all who want to know.
@@ -40,6 +41,8 @@ func Scan(h http.Header) (f Fields) {
 			f.note(name, values)
 		case name == "Connection":
 			f.Connection = true
+		case name == "Upgrade":
+			f.Upgrade = true
 		}
 	}
 	return f
