@@ -13,6 +13,16 @@ import (
 	"github.com/phantom-token/phantom"
 )
 
+// page makes a handler that answers with a page of that size.
+func page(status, size int, encoding string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if encoding != "" {
+			w.Header().Set("Content-Encoding", encoding)
+		}
+		answer(status, "text/html; charset=utf-8", strings.Repeat("x", size))(w, r)
+	}
+}
+
 // A stale entry bridges an outage up to its limit and up to exp, with a
 // warning in the log. Other failures, and an option left off, bridge
 // nothing.
@@ -35,10 +45,15 @@ func TestStaleIfErrorIsBounded(t *testing.T) {
 		{"bounded by the answer's exp", 300 * time.Second, 70 * time.Second, reply(500, ""), []phantom.Option{stale}, 70 * time.Second, 70 * time.Second, code503A},
 		{"a connection that fails", 300 * time.Second, 0, nil, []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},
 		{"an hour, bounded by exp", 300 * time.Second, 0, reply(503, ""), []phantom.Option{phantom.WithStaleIfError(time.Hour)}, 300 * time.Second, 300 * time.Second, code503A},
-		{"not found, as during a redeploy", 300 * time.Second, 0, reply(404, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},                   // X9
-		{"method not allowed", 300 * time.Second, 0, reply(405, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},                                // X9
-		{"request time-out", 300 * time.Second, 0, reply(408, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},                                  // X9
-		{"a router's page", 300 * time.Second, 0, reply(200, "<html>", "Content-Type: text/html"), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},  // X9
+		{"not found, as during a redeploy", 300 * time.Second, 0, reply(404, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},                  // X9
+		{"method not allowed", 300 * time.Second, 0, reply(405, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},                               // X9
+		{"request time-out", 300 * time.Second, 0, reply(408, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code503A},                                 // X9
+		{"a router's page", 300 * time.Second, 0, reply(200, "<html>", "Content-Type: text/html"), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A}, // X9
+		{"a large page", 300 * time.Second, 0, page(404, 100<<10, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},                             // X9
+		{"a large page, as a success", 300 * time.Second, 0, page(200, 100<<10, ""), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},               // X9
+		{"a compressed page", 300 * time.Second, 0, page(404, 10, "gzip"), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},                         // X9
+		{"forbidden, by a large page", 300 * time.Second, 0, page(403, 100<<10, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},               // X9
+		{"a large answer", 300 * time.Second, 0, answerJSON(strings.Repeat(" ", 100<<10)), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},
 		{"a redirect", 300 * time.Second, 0, reply(302, "", "Location: /login"), []phantom.Option{stale}, 82 * time.Second, 90 * time.Second, code502A},                    // X9
 		{"bad request", 300 * time.Second, 0, reply(400, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},                                       // X9
 		{"our credentials refused", 300 * time.Second, 0, reply(401, ""), []phantom.Option{stale}, 52 * time.Second, 60 * time.Second, code502A},                           // X9

@@ -32,7 +32,7 @@ func protocolFault(detail string) *failure.Error { return failure.New(failure.Pr
 // read classifies a response by its status, then its media type, then its body.
 // A 204 is an answer only to application/jwt.
 func (c *Client) read(resp *http.Response) (*Answer, error) {
-	body, err := upstream.ReadBody(resp, maxAnswerSize)
+	body, err := upstream.ReadAnswer(resp, maxAnswerSize)
 	outage := upstream.Outage(resp)
 	switch status := resp.StatusCode; {
 	case outage != nil:

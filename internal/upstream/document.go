@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"time"
 
@@ -31,6 +32,26 @@ func ReadBody(resp *http.Response, limit int64) ([]byte, error) {
 		return nil, failure.New(failure.Protocol, "Content-Encoding").Differs("none", encoding(resp))
 	}
 	return body, nil
+}
+
+// ReadAnswer is ReadBody for an endpoint whose answers have other types than
+// pages. A router may answer in its place: of a page that is too large or
+// compressed, the status and the type tell enough, so it counts as empty.
+func ReadAnswer(resp *http.Response, limit int64) ([]byte, error) {
+	body, err := ReadBody(resp, limit)
+	if err != nil && failure.Of(err).Class == failure.Protocol && isPage(resp) {
+		return nil, nil
+	}
+	return body, err
+}
+
+func isPage(resp *http.Response) bool {
+	types := resp.Header.Values("Content-Type")
+	if len(types) != 1 || resp.StatusCode == http.StatusNoContent {
+		return false
+	}
+	mediaType, _, err := mime.ParseMediaType(types[0])
+	return err == nil && mediaType == "text/html"
 }
 
 // encoding names the encoding of a body.
