@@ -20,7 +20,6 @@ import (
 // Catalogue: X8, X9, C4, C5, S12.
 func TestOutageOfTheJWTsSourceIsBridged(t *testing.T) {
 	gone := answer(404, "text/html", "<html>")
-	page := answer(200, "text/html", "<html>")
 	for _, tc := range []struct {
 		name   string
 		token  http.HandlerFunc
@@ -30,7 +29,8 @@ func TestOutageOfTheJWTsSourceIsBridged(t *testing.T) {
 	}{
 		{"500", answer(500, "", ""), phantom.ErrUnavailable, true, codeOK},
 		{"404, as during a redeploy", gone, nil, true, codeOK},                    // X9
-		{"a router's page", page, nil, true, codeOK},                              // X9
+		{"a router's page", page(200, 10, ""), nil, true, codeOK},                 // X9
+		{"a large page", page(404, 100<<10, ""), nil, true, codeOK},               // X9
 		{"400", answer(400, "", ""), phantom.ErrUpstream, true, code502A},         // X9
 		{"401", answer(401, "", ""), nil, true, code502A},                         // X9
 		{"429", answer(429, "", ""), nil, true, code503A},                         // X8
@@ -66,6 +66,40 @@ func TestOutageOfTheJWTsSourceIsBridged(t *testing.T) {
 						t.Errorf("%s: bridged without end", name)
 					}
 				}
+			})
+		})
+	}
+}
+
+// What may be a router's word, while the token endpoint is redeployed, is not
+// remembered: the next request finds out that it is over. A refusal is.
+//
+// Catalogue: C14.
+func TestRoutersWordOnAnExchangeIsNotRemembered(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		answer http.HandlerFunc
+		want   string
+	}{
+		{"404", answer(404, "text/html", "<html>"), codeOK},
+		{"405", answer(405, "", ""), codeOK},
+		{"302", answer(302, "", ""), codeOK},
+		{"a page", page(200, 10, ""), codeOK},
+		{"a large page", page(404, 100<<10, ""), codeOK},
+		{"400", answer(400, "application/json", `{"error":"invalid_grant"}`), code502A},
+		{"401, by a page", page(401, 100<<10, ""), code502A},
+		{"JSON that is not strict", answerJSON("{"), code502A},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				as := newAS(t)
+				as.introspect, as.metadata = answerMembers(nil), tc.answer
+				m := as.exchanging()
+				expect(t, "meanwhile", as.try(m, "opaque-token"), code502A)
+				as.metadata = answerExchange(nil)
+				expect(t, "at once", as.try(m, "opaque-token"), tc.want)
+				time.Sleep(6 * time.Second)
+				expect(t, "later", as.try(m, "opaque-token"), codeOK)
 			})
 		})
 	}

@@ -93,6 +93,13 @@ func fault(detail string) *failure.Error {
 	return f
 }
 
+// routers returns a fault that may be a router's: then there was no answer, and
+// the next one is another.
+func routers(f *failure.Error, may bool) *failure.Error {
+	f.Unanswered, f.Lasting = may, !may
+	return f
+}
+
 // refusals are the statuses by which the server itself refuses. Any other may
 // be a router's, while the server is redeployed.
 var refusals = []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}
@@ -100,7 +107,7 @@ var refusals = []int{http.StatusBadRequest, http.StatusUnauthorized, http.Status
 // read reads the response of RFC 8693 section 2.2. It looks at the access token
 // alone: refresh tokens and ID tokens are dropped unread.
 func read(resp *http.Response) (jwt string, lifetime time.Duration, err error) {
-	body, err := upstream.ReadBody(resp, maxResponseSize)
+	body, err := upstream.ReadAnswer(resp, maxResponseSize)
 	outage := upstream.Outage(resp)
 	switch {
 	case outage != nil:
@@ -111,15 +118,13 @@ func read(resp *http.Response) (jwt string, lifetime time.Duration, err error) {
 	case resp.StatusCode != http.StatusOK:
 		f := fault(fmt.Sprintf("refused with status %d", resp.StatusCode))
 		f.Differs(strconv.Itoa(http.StatusOK), strconv.Itoa(resp.StatusCode))
-		f.Unanswered = !slices.Contains(refusals, resp.StatusCode)
-		return "", 0, f
+		return "", 0, routers(f, !slices.Contains(refusals, resp.StatusCode))
 	}
 	members, err := jose.ParseObject(body)
 	if err != nil {
 		f := fault("not strict JSON")
 		mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-		f.Unanswered = mediaType != typeJSON
-		return "", 0, f
+		return "", 0, routers(f, mediaType != typeJSON)
 	}
 	issued, _ := members.Get("issued_token_type").Text()
 	if !slices.Contains([]string{typeAccessToken, typeJWT}, issued) {
