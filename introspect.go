@@ -115,8 +115,9 @@ func (m *Middleware) lookUp(
 		m.flights.Start(l.question.Key(), l.run)
 		return found.Value, OutcomeHit, nil
 	}
+	began := time.Now()
 	tok, err := l.fly(ctx)
-	for err == flight.ErrOver { //nolint:errorlint // it comes as it is
+	for err == flight.ErrOver && time.Since(began) < m.authority.timeout { //nolint:errorlint // it comes as it is
 		l = m.newLookup(token, d, found)
 		tok, err = l.fly(ctx)
 	}

@@ -259,3 +259,67 @@ func TestLogoutWaitsForTheStoreOnce(t *testing.T) {
 		expect(t, "time", time.Since(start), time.Second)
 	})
 }
+
+// A user whose sessions end faster than a lookup takes holds up a request for no
+// longer than two lookups may take, and no other user.
+//
+// Catalogue: H63.
+func TestForgetWithoutEndHoldsNoRequestForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		as.introspect = func(w http.ResponseWriter, r *http.Request) {
+			jwt := mint("ES256", claims(map[string]any{"sub": r.Form.Get("token")}))
+			wait(50*time.Millisecond, answerJWT(jwt))(w, r)
+		}
+		m := as.middleware(phantom.WithTimeout(time.Second))
+		expect(t, "keys", as.try(m, "bob"), codeOK)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range 60 * 50 {
+				time.Sleep(20 * time.Millisecond)
+				_ = m.ForgetSubject("alice")
+			}
+		}()
+		start := time.Now()
+		expect(t, "meanwhile", as.try(m, "alice"), code503A)
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		expect(t, "another user", as.try(m, "carol"), codeOK)
+		<-done
+		expect(t, "afterwards", as.try(m, "alice"), codeOK)
+	})
+}
+
+// Whether a logout token was there before is known for as long as it could come
+// again, and no longer, however many there are.
+//
+// Catalogue: H64.
+func TestLogoutTokensAreForgottenInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		m := as.middleware()
+		h := m.BackchannelLogout()
+		send := func(id string) int {
+			body := "logout_token=" + logoutToken(map[string]any{"jti": id})
+			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			return serve(h, r).Code
+		}
+		first := time.Now()
+		expect(t, "first", send("a"), 200)
+		for i := range 130 {
+			time.Sleep(time.Second)
+			expect(t, "another", send(fmt.Sprint(i)), 200)
+			expect(t, "again", send(fmt.Sprint(i)), 400)
+			expect(t, "the first again", send("a"), 400)
+		}
+		const most = 7 * time.Minute // its age and the greatest leeway
+		time.Sleep(most - time.Since(first) - time.Second)
+		expect(t, "the first to the end", send("a"), 400)
+		time.Sleep(2 * time.Second)
+		expect(t, "the name is free", send("a"), 200)
+		expect(t, "once", send("a"), 400)
+	})
+}

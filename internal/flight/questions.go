@@ -120,7 +120,7 @@ func (q *Questions[S]) Timeout(question *Question) error {
 // ErrOver says that a question ended after Join and before its flight began.
 // The caller must join again: Forget would not know of a question that is put
 // after its end.
-var ErrOver error = failure.New(failure.Unavailable, "question over")
+var ErrOver error = failure.New(failure.Unavailable, "forgotten again and again")
 
 // Begin waits until the question is no longer held, and returns what Release
 // said; nil for one that was never held. If the question has ended, the error
