@@ -133,9 +133,14 @@ func (m *Middleware) endSession(said *claims.Logout) error {
 
 // logouts are the logout tokens that were there before.
 type logouts struct {
-	mu   sync.Mutex
-	seen map[string]time.Time // until when it could come again
+	mu    sync.Mutex
+	seen  map[string]time.Time // until when it could come again
+	swept time.Time            // when old ones were last removed
 }
+
+// logoutSweep is the time between two looks at all logout tokens: an operator
+// may log out everybody at once.
+const logoutSweep = 10 * time.Second
 
 var errLogoutTwice = failure.New(failure.Malformed, "logout token: jti")
 
@@ -143,13 +148,16 @@ var errLogoutTwice = failure.New(failure.Malformed, "logout token: jti")
 func (l *logouts) once(id string, do func() error) error {
 	now := time.Now()
 	l.mu.Lock()
-	for old, until := range l.seen {
-		if now.After(until) {
-			delete(l.seen, old)
+	if now.Sub(l.swept) >= logoutSweep {
+		l.swept = now
+		for old, until := range l.seen {
+			if now.After(until) {
+				delete(l.seen, old)
+			}
 		}
 	}
-	_, known := l.seen[id]
-	if !known {
+	until, known := l.seen[id]
+	if known = known && !now.After(until); !known {
 		if l.seen == nil {
 			l.seen = map[string]time.Time{}
 		}
