@@ -170,23 +170,24 @@ func (v Value) Texts() ([]string, bool) {
 }
 
 // Holds reports whether the value is, or has at any depth, a string or a
-// member's name for which match reports true.
+// member's name for which match reports true. It looks at each byte once: no
+// quotation mark of JSON stands outside of strings.
 func (v Value) Holds(match func(text string) bool) bool {
-	if s, ok := v.Text(); ok {
-		return match(s)
-	}
-	for element := range v.elements() {
-		if element.Holds(match) {
+	s := scanner{data: v.raw}
+	for {
+		next := bytes.IndexByte(s.data[s.pos:], '"')
+		if next < 0 {
+			return false
+		}
+		s.pos += next
+		text, err := s.text()
+		if err != nil {
+			return false // cannot happen: it was parsed before
+		}
+		if match(string(unescape(text))) {
 			return true
 		}
 	}
-	o, _ := v.Object()
-	for name, value := range o.All() {
-		if match(name) || value.Holds(match) {
-			return true
-		}
-	}
-	return false
 }
 
 // Object returns a JSON object.
