@@ -26,6 +26,7 @@ type memory struct {
 	seal        *fleet.Seal
 	cutoffs     *fleet.Cutoffs // for what is in a Store
 	isShared    bool           // there is one
+	sweeps      sweeps
 }
 
 func newMemory(c *config) *memory {

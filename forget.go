@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"runtime"
 	"sync"
 
 	"github.com/phantom-token/phantom/internal/clock"
@@ -95,7 +96,7 @@ func (m *Middleware) forgetNamed(all ...named) error {
 		for i, one := range all {
 			claims[i] = member.memory.seal.Claim(one.kind, one.text)
 		}
-		member.memory.forgetClaims(member.memory.clock.Now(), claims...)
+		<-member.memory.forgetClaims(member.memory.clock.Now(), claims...)
 		return func() error {
 			errs := make([]error, len(all))
 			var tellings sync.WaitGroup
@@ -109,12 +110,53 @@ func (m *Middleware) forgetNamed(all ...named) error {
 }
 
 // forgetClaims drops what is known of all tokens that have one of the claims.
-// Answers of lookups under way about such tokens do not count either.
-func (m *memory) forgetClaims(before clock.Instant, claims ...fleet.Claim) {
+// Answers of lookups under way about such tokens do not count any more. What is
+// remembered is gone when the channel is closed.
+func (m *memory) forgetClaims(before clock.Instant, claims ...fleet.Claim) (gone <-chan struct{}) {
 	for _, claim := range claims {
 		m.cutoffs.Claim(claim, before)
 	}
-	m.removeClaims(claims)
+	return m.sweeps.add(m, claims)
+}
+
+// sweeps look through the memory for tokens that have a claim. One goroutine at
+// a time does so, for all claims that came meanwhile: many logouts must not
+// take all processors, nor hold up the notes about single tokens.
+type sweeps struct {
+	mu         sync.Mutex
+	claims     []fleet.Claim
+	gone       chan struct{} // of these claims
+	isUnderWay bool
+}
+
+func (s *sweeps) add(m *memory, claims []fleet.Claim) (gone <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone == nil {
+		s.gone = make(chan struct{})
+	}
+	s.claims = append(s.claims, claims...)
+	if !s.isUnderWay {
+		s.isUnderWay = true
+		go s.run(m)
+	}
+	return s.gone
+}
+
+func (s *sweeps) run(m *memory) {
+	for {
+		runtime.Gosched() // who is about to come need not wait for the next sweep
+		s.mu.Lock()
+		claims, gone := s.claims, s.gone
+		s.claims, s.gone = nil, nil
+		if s.isUnderWay = gone != nil; !s.isUnderWay {
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		m.removeClaims(claims)
+		close(gone)
+	}
 }
 
 // removeClaims looks at all tokens. It parses none but those whose tag fits.

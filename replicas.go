@@ -30,8 +30,6 @@ type replicas struct {
 	// A call that works does not make up for another kind's.
 	reads, refreshes, writes, tellings fleet.Line
 
-	sweeps sweeps
-
 	hits, misses, refused, failed, skipped, received atomic.Uint64
 }
 
@@ -329,40 +327,6 @@ func (m *Middleware) receive(note []byte) {
 	case fleet.AllTokens:
 		m.memory.purge(before)
 	case fleet.Session, fleet.Subject, fleet.Sessionless:
-		m.shared.sweeps.add(m.memory, before, said.Value)
-	}
-}
-
-// sweeps look through the memory for tokens that have a claim. One goroutine at
-// a time does so, for all claims that came meanwhile: the notes of many logouts
-// must not hold up those of single tokens.
-type sweeps struct {
-	mu         sync.Mutex
-	claims     []fleet.Claim
-	isUnderWay bool
-}
-
-func (s *sweeps) add(m *memory, before clock.Instant, claim fleet.Claim) {
-	m.cutoffs.Claim(claim, before)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.claims = append(s.claims, claim)
-	if !s.isUnderWay {
-		s.isUnderWay = true
-		go s.run(m)
-	}
-}
-
-func (s *sweeps) run(m *memory) {
-	for {
-		s.mu.Lock()
-		claims := s.claims
-		s.claims = nil
-		if s.isUnderWay = len(claims) > 0; !s.isUnderWay {
-			s.mu.Unlock()
-			return
-		}
-		s.mu.Unlock()
-		m.removeClaims(claims)
+		m.memory.forgetClaims(before, said.Value)
 	}
 }

@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -318,4 +320,43 @@ func TestHitAllocatesTheSameWithAStore(t *testing.T) {
 	if allocs[0] != allocs[1] {
 		t.Errorf("%v allocations without a Store, %v with one", allocs[0], allocs[1])
 	}
+}
+
+// Many sessions that end at once are looked for together.
+//
+// Catalogue: H65.
+func TestManyLogoutsLookThroughTheMemoryTogether(t *testing.T) {
+	const remembered, ended = 5000, 300
+	o := &oracle{}
+	o.ask = func(_ context.Context, token string) (*phantom.Introspection, error) {
+		return unsigned(map[string]any{"sid": token}), nil
+	}
+	m := o.middleware(t)
+	for i := range remembered {
+		idOf(m, fmt.Sprint("session-", i))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	start := make(chan struct{})
+	var all sync.WaitGroup
+	for i := range ended {
+		all.Go(func() {
+			<-start
+			if err := m.ForgetSession(fmt.Sprint("session-", i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	close(start)
+	all.Wait()
+	runtime.ReadMemStats(&after)
+	// Whoever looks through the memory alone takes a list of all that is there.
+	if n := after.TotalAlloc - before.TotalAlloc; n > ended*remembered*8/4 {
+		t.Errorf("%d bytes", n)
+	}
+	asked := o.calls.Load()
+	for i := range ended + 1 {
+		idOf(m, fmt.Sprint("session-", i))
+	}
+	expect(t, "asked again", o.calls.Load()-asked, ended)
 }
