@@ -115,6 +115,12 @@ func (m *Middleware) lookUp(
 		m.flights.Start(l.question.Key(), l.run)
 		return found.Value, OutcomeHit, nil
 	}
+	if found.State == cache.Stale && l.joined {
+		// The lookup under way is a probe, for which nobody else need wait.
+		if stale := m.bridge(ctx, d, m.authority.gate.Closed(l.class, gate.Token(d))); stale != nil {
+			return stale, m.counts.bridged(true), nil
+		}
+	}
 	began := time.Now()
 	tok, err := l.fly(ctx)
 	for err == flight.ErrOver && time.Since(began) < m.authority.timeout { //nolint:errorlint // it comes as it is
@@ -143,7 +149,7 @@ func (m *Middleware) lookUp(
 // lookup met an outage. It returns nil if the error is no outage, the caller
 // has left, or the server has called the token inactive since.
 func (m *Middleware) bridge(ctx context.Context, d digest, outage error) *Token {
-	if ctx.Err() != nil || !failure.Of(outage).Unanswered {
+	if outage == nil || ctx.Err() != nil || !failure.Of(outage).Unanswered {
 		return nil
 	}
 	found := m.memory.look(&d)

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -235,4 +238,52 @@ func TestMissingKeysAreNotBridged(t *testing.T) {
 			time.Sleep(1500 * time.Millisecond)
 		}
 	})
+}
+
+// In an outage that stale entries bridge, only the first lookups of a token and
+// then the probes hold up requests, also those of a token that is in constant
+// use.
+//
+// Catalogue: X14.
+func TestAProbeHoldsUpNoOtherRequestOfItsToken(t *testing.T) {
+	for _, tokens := range []int{1, 5, 30} {
+		synctest.Test(t, func(t *testing.T) {
+			as := newAS(t)
+			as.introspect = answerJWT(mint("ES256", claims(map[string]any{"exp": time.Now().Add(time.Hour).Unix()})))
+			m := as.middleware(phantom.WithStaleIfError(time.Hour), phantom.WithRefreshAhead(0))
+			for i := range tokens {
+				expect(t, "before", as.try(m, fmt.Sprint("tok-", i)), codeOK)
+			}
+			synctest.Wait()
+			as.introspect = wait(time.Hour, nil)
+			time.Sleep(61 * time.Second)
+			var slow atomic.Int64
+			var all sync.WaitGroup
+			try := func(token int) {
+				start := time.Now()
+				expect(t, "bridged", as.try(m, fmt.Sprint("tok-", token)), codeOK)
+				if time.Since(start) > 0 && token == 0 {
+					slow.Add(1)
+				}
+			}
+			for i := range 1200 { // two minutes
+				all.Go(func() { try(0) })
+				if i%10 == 0 && tokens > 1 {
+					all.Go(func() { try(1 + i/10%(tokens-1)) })
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			all.Wait()
+			const first, probes = 10 * 20, 50 // of 2 s each; one in three seconds
+			if n := slow.Load(); n > first+probes {
+				t.Errorf("%d tokens: %d of 1200 requests waited", tokens, n)
+			}
+			synctest.Wait()
+			as.introspect = answer(204, "", "")
+			time.Sleep(5 * time.Second)
+			as.try(m, "tok-0")
+			synctest.Wait()
+			expect(t, "revoked", as.try(m, "tok-0"), code401T)
+		})
+	}
 }

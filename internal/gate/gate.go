@@ -153,6 +153,17 @@ func (g *Gate) check(class Class, token Token) error {
 	return nil
 }
 
+// Closed says why a lookup of the token that came now would be refused; nil if
+// it would not.
+func (g *Gate) Closed(class Class, token Token) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if f := g.lanes.refusal(class, token, g.clock.Now()); f != nil {
+		return f
+	}
+	return nil
+}
+
 // enter takes a place, or waits for one until its time is too short for any
 // recent answer.
 func (g *Gate) enter(ctx context.Context, class Class) (scout bool, err error) {
