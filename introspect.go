@@ -256,6 +256,7 @@ func (l *lookup) answer(ctx context.Context) (*Token, error) {
 	if err != nil {
 		return nil, l.rememberFailure(err)
 	}
+	l.m.memory.questions.Answered(l.question)
 	tok, err := l.verify(ctx, r)
 	if err != nil {
 		return nil, l.rememberFailure(err)

@@ -1,9 +1,11 @@
 package conformance_test
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,4 +229,35 @@ func TestKeysInUseAreNotRenewedBeforeTheTimeThatTheirHostNames(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A key set that hangs is what the log and the reason name, not the
+// introspection endpoint, which has answered.
+//
+// Catalogue: O17.
+func TestAKeySetThatHangsIsNoSilenceOfTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		as := newAS(t)
+		as.jwks = wait(time.Hour, nil)
+		m := as.middleware()
+		for i := range 40 {
+			_, err := m.Verify(t.Context(), fmt.Sprint("token-", i))
+			if !errors.Is(err, phantom.ErrUnavailable) || reasonOf(err) != phantom.ReasonKeysUnavailable {
+				t.Fatalf("%d: %v", i, err)
+			}
+			expect(t, "request", as.try(m, fmt.Sprint("tok-", i)), code503A)
+			time.Sleep(300 * time.Millisecond)
+		}
+		if log := as.logs.String(); strings.Contains(log, "endpoint=introspection") || !strings.Contains(log, "keys_unavailable") {
+			t.Error(log)
+		}
+	})
+}
+
+func reasonOf(err error) phantom.Reason {
+	var e *phantom.Error
+	if errors.As(err, &e) {
+		return e.Reason
+	}
+	return ""
 }

@@ -27,14 +27,15 @@ type Questions[S comparable] struct {
 
 // A Question is under way about one subject.
 type Question struct {
-	id      uint64
-	began   clock.Instant
-	put     clock.Instant // to the server
-	isPut   bool
-	over    bool
-	held    chan struct{}   // closed by Release; nil: it may be put at once
-	base    context.Context // what Release said
-	invalid atomic.Bool
+	id       uint64
+	began    clock.Instant
+	put      clock.Instant // to the server
+	isPut    bool
+	answered bool // by the server: what is left to do is ours
+	over     bool
+	held     chan struct{}   // closed by Release; nil: it may be put at once
+	base     context.Context // what Release said
+	invalid  atomic.Bool
 }
 
 // NewQuestions returns no questions. Whoever comes later than the lifetime
@@ -96,6 +97,13 @@ func (q *Questions[S]) PutAt(question *Question, at clock.Instant) {
 	question.put, question.isPut = at, true
 }
 
+// Answered takes note that the server has answered.
+func (q *Questions[S]) Answered(question *Question) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	question.answered = true
+}
+
 // InTime reports whether an answer that is there now came in time.
 func (q *Questions[S]) InTime(question *Question) bool {
 	now := q.clock.Now()
@@ -104,13 +112,16 @@ func (q *Questions[S]) InTime(question *Question) bool {
 	return question.isPut && !isAfter(now, question.put.Add(q.timeout))
 }
 
-// Timeout says why there was no answer within the time of the flight: the
-// question was not put, or not answered.
+// Timeout says why there was no result within the time of the flight: the
+// question was not put, not answered, or there were no keys for the answer.
 func (q *Questions[S]) Timeout(question *Question) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !question.isPut {
+	switch {
+	case !question.isPut:
 		return failure.Because(failure.Unavailable, "no place in time", context.DeadlineExceeded)
+	case question.answered:
+		return failure.Because(failure.NoKeys, "key set: timeout", context.DeadlineExceeded)
 	}
 	f := failure.Because(failure.Unavailable, "timeout", context.DeadlineExceeded)
 	f.Unanswered = !isAfter(question.put, question.began.Add(q.timeout/2)) // it had time
