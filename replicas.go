@@ -264,11 +264,16 @@ func (l *lookup) share(tok *Token, r *reply) {
 }
 
 // retract takes note that the server has called the token inactive, and tells
-// the others if it was known. No request waits for that. Of a token that may
-// have a copy, this replica takes no older one from now on.
+// the others if it was known. No request waits for that. This replica takes no
+// older copy from now on, also if that is still to come: another one may have
+// asked just before.
 func (l *lookup) retract() {
 	shared, isKnown := l.m.shared, l.class == gate.KnownToken || l.wasShared
-	if shared == nil || !isKnown && !l.isUnread {
+	if shared == nil {
+		return
+	}
+	if !isKnown && !l.isUnread {
+		l.m.memory.cutoffs.Stranger(l.digest, l.askedAt)
 		return
 	}
 	l.m.memory.cutoffs.Token(l.digest, l.askedAt)

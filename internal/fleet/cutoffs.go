@@ -18,6 +18,10 @@ type Cutoffs struct {
 	mu     sync.Mutex
 	tokens cutoffs[cache.Key]
 	claims cutoffs[Claim]
+
+	// Of tokens that may be junk.
+	young, old map[cache.Key]clock.Instant
+	since      int64 // of the young ones, by the monotonic clock
 }
 
 // NewCutoffs returns no Cutoffs. An answer that is older than the lifetime
@@ -32,6 +36,24 @@ func (c *Cutoffs) Token(k cache.Key, before clock.Instant) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tokens.add(k, before, c.clock.Now(), c.lifetime)
+}
+
+// maxStrangers bounds each half of what Stranger notes.
+const maxStrangers = 1 << 14
+
+// Stranger is Token for a token that nobody was seen to know. Anybody can send
+// junk: of too many such tokens only the latest are kept, some ten thousand,
+// and nothing else is forgotten for them.
+func (c *Cutoffs) Stranger(k cache.Key, before clock.Instant) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := c.clock.Now().Mono; len(c.young) >= maxStrangers || now-c.since > int64(c.lifetime) {
+		c.young, c.old, c.since = nil, c.young, now
+	}
+	if c.young == nil {
+		c.young = map[cache.Key]clock.Instant{}
+	}
+	c.young[k] = later(later(c.old[k], c.young[k]), before)
 }
 
 // All is Token for every token.
@@ -53,6 +75,11 @@ func (c *Cutoffs) Claim(claim Claim, before clock.Instant) {
 func (c *Cutoffs) CoverToken(k cache.Key, asked clock.Instant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, strangers := range []map[cache.Key]clock.Instant{c.young, c.old} {
+		if at, ok := strangers[k]; ok && at.Reached(asked) {
+			return true
+		}
+	}
 	return c.tokens.cover(k, asked)
 }
 

@@ -283,6 +283,35 @@ func TestTooManyCutoffsOfClaims(t *testing.T) {
 	})
 }
 
+// Of strangers the latest are kept, for as long as an answer may serve, and
+// nothing else is forgotten for them.
+func TestCutoffsOfStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := clock.New()
+		c := fleet.NewCutoffs(now, time.Minute)
+		time.Sleep(time.Second)
+		key := func(i int) cache.Key { return cache.Key{byte(i), byte(i >> 8), byte(i >> 16)} }
+		const many, kept = 100_000, 10_000
+		asked := now.Now()
+		for i := range many {
+			c.Stranger(key(i), asked)
+		}
+		for i := many - kept; i < many; i++ {
+			if !c.CoverToken(key(i), asked) || c.CoverToken(key(i), asked.Add(1)) {
+				t.Fatal("one of the latest")
+			}
+		}
+		if c.CoverToken(key(0), asked) || c.CoverToken(key(many), asked) {
+			t.Error("all of them, or another one")
+		}
+		time.Sleep(time.Minute)
+		c.Stranger(key(many), now.Now())
+		if !c.CoverToken(key(many-1), asked) {
+			t.Error("one that is a minute old")
+		}
+	})
+}
+
 // Calls that panic, end their goroutine, or do not come back are troubles, and
 // hold nobody up.
 func TestCallsHaveAnEnd(t *testing.T) {
