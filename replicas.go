@@ -30,6 +30,8 @@ type replicas struct {
 	// A call that works does not make up for another kind's.
 	reads, refreshes, writes, tellings fleet.Line
 
+	heard  sync.Once // the notes of ten minutes
+
 	hits, misses, refused, failed, skipped, received atomic.Uint64
 }
 
@@ -61,8 +63,6 @@ func (m *Middleware) join(c *config) {
 	}
 	if b, ok := c.store.(Broadcaster); ok {
 		m.shared.broadcaster = b
-		// What was forgotten before the oldest note that we shall see is not known.
-		m.memory.cutoffs.All(m.memory.clock.Now().Add(noteSkew - fleet.MaxNoteAge))
 		b.Receive(m.receive)
 	}
 }
@@ -144,6 +144,13 @@ func (r *replicas) load(l *lookup) *storedCopy {
 		r.refuse("asked for at a time that is still to come")
 		return nil
 	}
+	// What was forgotten before the oldest note that there was when the Store was
+	// reached for the first time is not known.
+	r.heard.Do(func() {
+		if r.broadcaster != nil {
+			memory.cutoffs.All(before.Add(noteSkew - fleet.MaxNoteAge))
+		}
+	})
 	c := &storedCopy{record, before.Add(-age)}
 	if memory.cutoffs.CoverToken(l.digest, c.forCutoffs()) {
 		r.misses.Add(1)
