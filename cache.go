@@ -116,6 +116,13 @@ func (k *digestKey) ofLong(token string) digest {
 // look looks a token up.
 func (m *memory) look(d *digest) cache.Finding[*Token] { return m.tokens.Get(d, m.clock.Now()) }
 
+// has reports whether the token is remembered, and still serves.
+func (m *memory) has(t *Token) bool {
+	d := t.digest()
+	found := m.look(&d)
+	return found.State == cache.Fresh && found.Value == t
+}
+
 // remember keeps a verified token. Its life counts from askedAt, and forgets is
 // how many claims had been forgotten by then.
 func (m *memory) remember(

@@ -179,9 +179,10 @@ type lookup struct {
 	wasShared bool          // the Store has a copy
 	isUnread  bool          // the Store may have one: it did not answer
 
-	joined bool          // another request has put the question
-	isCopy bool          // the answer is out of the Store
-	waited time.Duration // for a place at the server
+	joined   bool          // another request has put the question
+	isCopy   bool          // the answer is out of the Store
+	isMemory bool          // the answer is out of the memory
+	waited   time.Duration // for a place at the server
 }
 
 func (m *Middleware) newLookup(token string, d digest, found cache.Finding[*Token]) *lookup {
@@ -214,9 +215,10 @@ func (l *lookup) run(ctx context.Context) (*Token, error) {
 		tok, err = l.find(ctx)
 	}
 	// No request joins a question that is over. So all who wait came before any
-	// logout that is not known by now.
+	// logout that is not known by now. What was found in the memory must still be
+	// there: a logout that was on its way through it does not count as new.
 	l.m.memory.questions.End(l.digest, l.question)
-	if tok != nil && l.m.memory.isForgottenSince(tok, l.forgets) {
+	if tok != nil && (l.m.memory.isForgottenSince(tok, l.forgets) || l.isMemory && !l.m.memory.has(tok)) {
 		tok = nil                       // ask anew: its session ended while we asked
 		if s, ok := err.(*spoilt); ok { //nolint:errorlint // it comes as it is
 			err = &spoilt{s.panicked, flight.ErrOver}
@@ -246,6 +248,7 @@ func (l *lookup) find(ctx context.Context) (tok *Token, err error) {
 func (l *lookup) answer(ctx context.Context) (*Token, error) {
 	l.forgets = l.m.memory.cutoffs.Claims() // first: what is forgotten from here on covers the answer
 	if tok, err := l.answeredMeanwhile(); tok != nil || err != nil {
+		l.isMemory = true
 		return tok, err
 	}
 	if tok := l.copied(ctx); tok != nil {

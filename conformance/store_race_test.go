@@ -2,7 +2,11 @@ package conformance_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +79,88 @@ func TestLogoutReadsNoOtherToken(t *testing.T) {
 		})
 		if allocs > 200 {
 			t.Errorf("%s: %v allocations with 1,000 tokens", name, allocs)
+		}
+	}
+}
+
+// A watched is a Context that tells when a lookup is to begin: the token was not
+// found in the memory then.
+type watched struct {
+	context.Context
+	begins func()
+}
+
+func (c watched) Err() error { c.begins(); return nil }
+
+// A lookup can find the token that an earlier one remembered, while a logout is
+// on its way through the memory. Who comes after the logout is not served by
+// that either.
+//
+// Catalogue: H68.
+func TestLogoutHoldsForWhatIsFoundInTheMemoryMeanwhile(t *testing.T) {
+	o := &oracle{}
+	var answers, ends atomic.Pointer[chan struct{}] // nil: at once
+	hold := func(c *atomic.Pointer[chan struct{}]) (release func()) {
+		held := make(chan struct{})
+		c.Store(&held)
+		return func() { c.Store(nil); close(held) }
+	}
+	wait := func(c *atomic.Pointer[chan struct{}]) {
+		if held := c.Load(); held != nil {
+			<-*held
+		}
+	}
+	var isOver atomic.Bool
+	o.ask = func(_ context.Context, token string) (*phantom.Introspection, error) {
+		if isOver.Load() {
+			return inactive, nil
+		}
+		wait(&answers)
+		return unsigned(map[string]any{"sid": token}), nil
+	}
+	m := o.middleware(t, phantom.WithCacheSize(40_000), phantom.WithNegativeTTL(0), phantom.WithTrace(&phantom.Trace{
+		LookupDone: func(context.Context, phantom.Lookup) { wait(&ends) },
+	}))
+	verify := func(token string, begins func()) func() error {
+		return later(func() error {
+			_, err := m.Verify(watched{t.Context(), sync.OnceFunc(begins)}, token)
+			return err
+		})
+	}
+	for i := range 20_000 { // the way through the memory takes a few milliseconds
+		idOf(m, fmt.Sprint("another-", i))
+	}
+	for i := range 10 {
+		token := fmt.Sprint("session-", i)
+		isOver.Store(false)
+		answer, calls := hold(&answers), o.calls.Load()
+		first := verify(token, func() {})
+		for o.calls.Load() == calls {
+			runtime.Gosched()
+		}
+		begins, goOn := make(chan struct{}), make(chan struct{})
+		second := verify(token, func() { close(begins); <-goOn })
+		<-begins
+		answer()
+		if err := first(); err != nil {
+			t.Error(err)
+		}
+		isOver.Store(true)
+		end := hold(&ends)
+		logout := later(func() error { return m.ForgetSession(token) })
+		time.Sleep(time.Duration(i) * 100 * time.Microsecond)
+		close(goOn)
+		if err := logout(); err != nil {
+			t.Error(err)
+		}
+		begins = make(chan struct{})
+		third := verify(token, func() { close(begins) })
+		<-begins
+		time.Sleep(time.Millisecond) // until it waits for the second one
+		end()
+		_ = second()
+		if err := third(); !errors.Is(err, phantom.ErrInvalidToken) {
+			t.Errorf("attempt %d: who came after the logout: %v, want %v", i, err, phantom.ErrInvalidToken)
 		}
 	}
 }
