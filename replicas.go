@@ -30,7 +30,7 @@ type replicas struct {
 	// A call that works does not make up for another kind's.
 	reads, refreshes, writes, tellings fleet.Line
 
-	heard  sync.Once // the notes of ten minutes
+	heard sync.Once // the notes of ten minutes
 
 	hits, misses, refused, failed, skipped, received atomic.Uint64
 }
