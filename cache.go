@@ -128,15 +128,14 @@ func (m *memory) has(t *Token) bool {
 func (m *memory) remember(
 	q *flight.Question, token *Token, answer *introspection.Answer, askedAt clock.Instant, forgets uint64,
 ) {
-	m.tokens.Put(token.entry, m.life(token, answer, askedAt), func() bool {
+	m.tokens.Put(token.entry, m.life(token.Expiry(), answer, askedAt), func() bool {
 		return q.IsValid() && !m.isForgottenSince(token, forgets)
 	})
 }
 
-// life returns how long a token is remembered: until the token or the answer
-// expires, but at most for maxTTL and the server's max-age.
-func (m *memory) life(token *Token, answer *introspection.Answer, askedAt clock.Instant) cache.Life {
-	expiry := token.Expiry()
+// life returns how long a token with that expiry is remembered: until it or the
+// answer expires, but at most for maxTTL and the server's max-age.
+func (m *memory) life(expiry time.Time, answer *introspection.Answer, askedAt clock.Instant) cache.Life {
 	if expiry.IsZero() { // it has none
 		expiry = time.Unix(0, askedAt.Wall).AddDate(1, 0, 0)
 	}

@@ -259,11 +259,12 @@ func (l *lookup) answer(ctx context.Context) (*Token, error) {
 	if err != nil {
 		return nil, l.rememberFailure(err)
 	}
-	l.m.memory.questions.Answered(l.question)
+	l.m.memory.questions.Answered(l.question, l.m.memory.life(time.Time{}, r.Answer, l.askedAt).End())
 	tok, err := l.verify(ctx, r)
 	if err != nil {
 		return nil, l.rememberFailure(err)
 	}
+	l.m.memory.questions.Answered(l.question, l.m.memory.life(tok.Expiry(), r.Answer, l.askedAt).End())
 	l.m.memory.remember(l.question, tok, r.Answer, l.askedAt, l.forgets)
 	if !l.m.memory.isForgottenSince(tok, l.forgets) {
 		l.share(tok, r)

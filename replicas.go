@@ -189,7 +189,7 @@ func (l *lookup) copied(ctx context.Context) *Token {
 	}
 	tok := newToken(l.m, l.digest, v, r)
 	memory := l.m.memory
-	life := memory.life(tok, r.Answer, c.asked)
+	life := memory.life(tok.Expiry(), r.Answer, c.asked)
 	switch {
 	case memory.clock.Now().Reached(life.End()), l.refresh && !life.Outlives(l.fresh),
 		memory.isForgotten(tok, c.forCutoffs()):
@@ -199,6 +199,7 @@ func (l *lookup) copied(ctx context.Context) *Token {
 	shared.hits.Add(1)
 	l.askedAt = c.asked
 	memory.questions.PutAt(l.question, c.asked)
+	memory.questions.Answered(l.question, life.End())
 	memory.remember(l.question, tok, r.Answer, l.askedAt, l.forgets)
 	return tok
 }
@@ -236,7 +237,7 @@ func (l *lookup) share(tok *Token, r *reply) {
 	if shared == nil || !l.question.IsValid() {
 		return
 	}
-	end := memory.life(tok, r.Answer, l.askedAt).End()
+	end := memory.life(tok.Expiry(), r.Answer, l.askedAt).End()
 	if memory.clock.Now().Until(end) < minShared {
 		return
 	}

@@ -31,7 +31,8 @@ type Question struct {
 	began    clock.Instant
 	put      clock.Instant // to the server
 	isPut    bool
-	answered bool // by the server: what is left to do is ours
+	answered bool          // by the server: what is left to do is ours
+	until    clock.Instant // when the answer is too old; once there is one
 	over     bool
 	held     chan struct{}   // closed by Release; nil: it may be put at once
 	base     context.Context // what Release said
@@ -52,7 +53,8 @@ func (q *Questions[S]) Join(subject S, hold bool) (question *Question, isNew boo
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if current := q.current[subject]; current != nil {
-		tooOld := current.isPut && isAfter(now, current.put.Add(q.lifetime))
+		tooOld := current.isPut && isAfter(now, current.put.Add(q.lifetime)) ||
+			current.answered && isAfter(now, current.until)
 		if !tooOld && !now.Reached(current.began.Add(q.timeout)) {
 			return current, false
 		}
@@ -97,11 +99,13 @@ func (q *Questions[S]) PutAt(question *Question, at clock.Instant) {
 	question.put, question.isPut = at, true
 }
 
-// Answered takes note that the server has answered.
-func (q *Questions[S]) Answered(question *Question) {
+// Answered takes note that there is an answer, and that whoever comes later
+// than until must ask another question. What is known of that may change while
+// the answer is verified.
+func (q *Questions[S]) Answered(question *Question, until clock.Instant) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	question.answered = true
+	question.answered, question.until = true, until
 }
 
 // InTime reports whether an answer that is there now came in time.
