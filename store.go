@@ -61,10 +61,10 @@ const minStoreSecret = 32
 // like a private key. A new secret is an empty Store. Replicas share only if
 // their issuer, introspection endpoint, client id, source of the JWT,
 // [WithJSONResponse] and [WithStrictCacheControl] are the same; several
-// services and issuers may use one Store. With [WithIntrospector] or a
-// [ClientAuth] of your own, it is for you to see that all replicas with one
-// secret ask alike. JWTs of [WithMinter] are shared if each replica verifies
-// what the others signed.
+// services and issuers may use one Store. With an [Introspector], a [Minter]
+// or a [ClientAuth] of your own, it is for you to see that all replicas with
+// one secret ask and mint alike. JWTs of [WithMinter] are shared if each
+// replica verifies what the others signed.
 //
 // It excludes [WithoutIntrospection], and needs a cache: neither [WithMaxTTL]
 // nor [WithCacheSize] may be 0. The Store keeps what it receives with for as
