@@ -43,6 +43,7 @@ func TestNoRequestJoinsALookupWhoseAnswerIsTooOld(t *testing.T) {
 				}))
 				first := later(func() string { return as.try(m, "opaque-token") })
 				time.Sleep(time.Second / 2)
+				synctest.Wait()
 				as.introspect = answer(204, "", "")
 				time.Sleep(tc.comes - time.Second/2)
 				expect(t, "who comes", as.try(m, "opaque-token"), tc.want)
