@@ -123,12 +123,10 @@ func (m *memory) has(t *Token) bool {
 	return found.State == cache.Fresh && found.Value == t
 }
 
-// remember keeps a verified token. Its life counts from askedAt, and forgets is
-// how many claims had been forgotten by then.
-func (m *memory) remember(
-	q *flight.Question, token *Token, answer *introspection.Answer, askedAt clock.Instant, forgets uint64,
-) {
-	m.tokens.Put(token.entry, m.life(token.Expiry(), answer, askedAt), func() bool {
+// remember keeps a verified token for its life. forgets is how many claims had
+// been forgotten when the server was asked.
+func (m *memory) remember(q *flight.Question, token *Token, life cache.Life, forgets uint64) {
+	m.tokens.Put(token.entry, life, func() bool {
 		return q.IsValid() && !m.isForgottenSince(token, forgets)
 	})
 }

@@ -264,10 +264,11 @@ func (l *lookup) answer(ctx context.Context) (*Token, error) {
 	if err != nil {
 		return nil, l.rememberFailure(err)
 	}
-	l.m.memory.questions.Answered(l.question, l.m.memory.life(tok.Expiry(), r.Answer, l.askedAt).End())
-	l.m.memory.remember(l.question, tok, r.Answer, l.askedAt, l.forgets)
+	life := l.m.memory.life(tok.Expiry(), r.Answer, l.askedAt)
+	l.m.memory.questions.Answered(l.question, life.End())
+	l.m.memory.remember(l.question, tok, life, l.forgets)
 	if !l.m.memory.isForgottenSince(tok, l.forgets) {
-		l.share(tok, r)
+		l.share(r, life.End())
 	}
 	return tok, nil
 }

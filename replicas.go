@@ -200,7 +200,7 @@ func (l *lookup) copied(ctx context.Context) *Token {
 	l.askedAt = c.asked
 	memory.questions.PutAt(l.question, c.asked)
 	memory.questions.Answered(l.question, life.End())
-	memory.remember(l.question, tok, r.Answer, l.askedAt, l.forgets)
+	memory.remember(l.question, tok, life, l.forgets)
 	return tok
 }
 
@@ -231,13 +231,13 @@ func (a *authority) verifyCopy(ctx context.Context, token string, c *storedCopy)
 	return r, v, err
 }
 
-// share stores what the server said. No request waits for that.
-func (l *lookup) share(tok *Token, r *reply) {
+// share stores what the server said until the end of its life. No request waits
+// for that.
+func (l *lookup) share(r *reply, end clock.Instant) {
 	shared, memory := l.m.shared, l.m.memory
 	if shared == nil || !l.question.IsValid() {
 		return
 	}
-	end := memory.life(tok.Expiry(), r.Answer, l.askedAt).End()
 	if memory.clock.Now().Until(end) < minShared {
 		return
 	}
